@@ -1,0 +1,44 @@
+"""Fixtures that several rooms of the tests share."""
+
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real labelled files, or a skip."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("no ../shared/data beside the repository")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """An XLM-R-style tokenizer that knows a few English words and falls back to letters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = "the a of in is was and to what who where cat dog house city man woman sat ran blue red".split()
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("<mask>", 0.0)]
+    pieces += [("▁", -4.0)] + [(f"▁{word}", -3.0) for word in words]
+    pieces += [(chr(c), -6.0) for c in range(33, 127)]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=3))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
+    )

@@ -1,0 +1,148 @@
+"""The `xstilts` command: one thin function a subcommand.
+
+    xstilts tasks
+    xstilts prepare RECIPE [key=value ...]
+    xstilts train RECIPE [key=value ...]
+    xstilts evaluate MODEL_OR_RUN [key=value ...]
+    xstilts export RUN OUT [key=value ...]
+
+`python -m trainer` is the same command; start it with `deepspeed --module trainer ...` or torchrun for several processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from trainer import __version__
+from trainer.errors import UserError
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command and leave the process with its exit code: 0 done, 2 something the user can mend."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    arguments = parser().parse_args(_without_local_rank(sys.argv[1:] if argv is None else argv))
+    try:
+        arguments.run(arguments)
+        code = 0
+    except UserError as error:
+        code = error.exit_code
+        rank = int(os.environ.get("RANK", 0))
+        _say(f"error: {error}" if rank == 0 else f"[rank {rank}] error: {error.what}", error=True)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        _say("interrupted", error=True)
+    _leave(code)
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(prog="xstilts", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    command.add_argument("--version", action="version", version=f"xstilts {__version__}")
+    commands = command.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run, help: str, *positionals: tuple[str, str]):
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        for positional, text in positionals:
+            sub.add_argument(positional, help=text, type=Path)
+        if positionals:
+            sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of recipe keys")
+        sub.set_defaults(run=run)
+
+    recipe = ("recipe", "a YAML file, e.g. launch/recipes/demo.yaml")
+    add("tasks", tasks, "list the tasks and where their data comes from")
+    add("prepare", prepare, "tokenise a recipe's data once, into its store", recipe)
+    add("train", train, "train a recipe; continues by itself when the run has a checkpoint", recipe)
+    add("evaluate", evaluate, "score an export or a run on its tasks' dev sets", ("model", "a run folder or an export"))
+    add("export", export, "write a run's encoder as a plain Hugging Face folder", ("folder", "a run folder"), ("out", "the new folder"))
+    return command
+
+
+def tasks(arguments) -> None:
+    from trainer.tasks import known_tasks
+    from trainer.ui.tables import tasks_table
+
+    _console().print(tasks_table(known_tasks()))
+
+
+def prepare(arguments) -> None:
+    from trainer.config import load_recipe
+    from trainer.data.prepare import prepare as prepare_data
+    from trainer.model.encoder import load_tokenizer
+    from trainer.tasks import load_tasks
+    from trainer.ui.preparing import PrepareProgress
+    from trainer.ui.tables import prepare_table
+
+    config = load_recipe(arguments.recipe, arguments.overrides)
+    tasks = load_tasks(config)
+    tokenizer = load_tokenizer(config)
+    with PrepareProgress(_console()) as progress:
+        rows = prepare_data(config, tasks, tokenizer, progress)
+    _console().print(prepare_table(rows))
+
+
+def train(arguments) -> None:
+    from trainer.config import load_recipe
+    from trainer.loop import train as run_loop
+    from trainer.session import open_session
+    from trainer.ui.preparing import PrepareProgress
+    from trainer.ui.terminal import Terminal
+
+    config = load_recipe(arguments.recipe, arguments.overrides)
+    with PrepareProgress(_console()) as progress:
+        session = open_session(config, lambda total: [Terminal(total, config.log.every_steps, _console())], progress)
+    with session.events:
+        scores = run_loop(session)
+        out = session.export(config.run_folder / "export", scores)
+        session.events.emit("finish", step=session.total_steps, run=str(config.run_folder), export=str(out), events=str(config.run_folder / "events.jsonl"))
+
+
+def evaluate(arguments) -> None:
+    from trainer import restore
+    from trainer.ui.tables import score_table
+
+    model = restore.open_model(arguments.model, arguments.overrides)
+    scores = restore.evaluate(model)
+    if model.world.first:
+        headline = {name: item.task.metric for name, item in model.prepared.items()}
+        sizes = {name: item.dev.manifest["examples"] for name, item in model.prepared.items()}
+        _console().print(score_table(scores, headline, f"dev scores of {arguments.model}", sizes))
+
+
+def export(arguments) -> None:
+    from trainer import restore
+
+    out, difference = restore.export_run(arguments.folder, arguments.out, arguments.overrides)
+    _say(f"exported {arguments.folder} to {out}: hidden states equal the live model's to {difference:.1e} standard deviations")
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(quiet=int(os.environ.get("RANK", 0)) > 0)
+
+
+def _say(text: str, error: bool = False) -> None:
+    stream = sys.stderr if error else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _without_local_rank(argv: list[str]) -> list[str]:
+    """The deepspeed launcher adds --local_rank=N; the environment says the same."""
+    return [argument for argument in argv if not argument.startswith("--local_rank")]
+
+
+def _leave(code: int) -> None:
+    """Exit at once, also when other ranks wait in a collective: the launcher then stops them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    import torch.distributed as dist
+
+    if code == 0 and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    if code or "RANK" in os.environ:
+        os._exit(code)

@@ -1,0 +1,1 @@
+"""From raw labelled rows to packs: sources, prepare, store, mixture, stream, packing, loader."""

@@ -1,0 +1,247 @@
+"""Prepare: tokenise every split once, in parallel, into the store.
+
+A store is named by the fingerprint of everything that decides its content: the source's bytes, the task's definition,
+the format's version, the tokenizer. Preparing again finds it there; training finds out when any of it has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from trainer.config import RunConfig
+from trainer.data.sources import iter_examples, source_fingerprint
+from trainer.data.store import Store, columns_of, write_store
+from trainer.errors import UserError
+from trainer.tasks import FORMATS
+from trainer.tasks.spec import SPLITS, Task
+
+CHUNK = 500  # examples tokenised at a time
+PARALLEL_FROM = 4 * CHUNK  # below this a pool of processes costs more than it saves
+
+Progress = Callable[[str, int], None]  # (task and split, examples done so far)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A task ready to train on: its definition with the labels filled in, and its stores."""
+
+    task: Task
+    train: Store
+    dev: Store
+
+
+def available_cores() -> int:
+    """Cores this process may use (a Slurm job's, say, rather than the machine's)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """Hash of what decides tokenisation; padding and truncation, which calls set, are left out."""
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings.pop("truncation"), settings.pop("padding")
+    settings["names"] = sorted(tokenizer.model_input_names)
+    settings["special"] = tokenizer.all_special_tokens
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def prepare(config: RunConfig, tasks: dict[str, Task], tokenizer, progress: Progress | None = None) -> list[dict]:
+    """Prepare what is missing; one row a split for the table.
+
+    Raises:
+        UserError: bad data, with its place; see `trainer.data.sources`.
+    """
+    identity = tokenizer_fingerprint(tokenizer)
+    rows = []
+    for task in tasks.values():
+        for split in SPLITS:
+            wanted = _fingerprint(config, task, split, identity)
+            folder = _folder(config, task, split, wanted)
+            done = (folder / "manifest.json").is_file()
+            if not done:
+                _prepare_split(config, task, split, tokenizer, wanted, folder, progress)
+            store = Store(folder)
+            task = _with_labels(task, store)
+            rows.append(_row(task, split, store, "up to date" if done else "prepared"))
+    return rows
+
+
+def open_prepared(config: RunConfig, tasks: dict[str, Task], tokenizer) -> dict[str, Prepared]:
+    """The stores of a recipe's tasks.
+
+    Raises:
+        UserError: a store is missing, or belongs to other data, another tokenizer or another definition of the task.
+    """
+    identity = tokenizer_fingerprint(tokenizer)
+    prepared = {}
+    for name, task in tasks.items():
+        stores = {}
+        for split in SPLITS:
+            wanted = _fingerprint(config, task, split, identity)
+            folder = _folder(config, task, split, wanted)
+            if not (folder / "manifest.json").is_file():
+                raise _missing(config, task, split, wanted)
+            stores[split] = Store(folder)
+            task = _with_labels(task, stores[split])
+        prepared[name] = Prepared(task, stores["train"], stores["dev"])
+    return prepared
+
+
+def _fingerprint(config: RunConfig, task: Task, split: str, tokenizer: str) -> dict[str, str]:
+    """The parts of a store's identity, by name, so that a difference can be named."""
+    definition = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+    for irrelevant in ("files", "hub", "adapt", "metric", "family"):
+        definition.pop(irrelevant)
+    definition["format_version"] = FORMATS[task.format].version
+    text = json.dumps(definition, sort_keys=True, default=str)
+    return {
+        "data": source_fingerprint(task, split, config.data),
+        "task definition": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+        "tokenizer": tokenizer,
+    }
+
+
+def _folder(config: RunConfig, task: Task, split: str, fingerprint: dict[str, str]) -> Path:
+    digest = hashlib.blake2b(json.dumps(fingerprint, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return Path(config.data.store) / f"{task.name}-{split}-{digest}"
+
+
+def _missing(config: RunConfig, task: Task, split: str, wanted: dict[str, str]) -> UserError:
+    fix = "xstilts prepare RECIPE (with the same overrides), or data.prepare=auto"
+    for manifest in sorted(Path(config.data.store).glob(f"{task.name}-{split}-*/manifest.json")):
+        found = json.loads(manifest.read_text())["fingerprint"]
+        changed = [part for part, value in wanted.items() if found.get(part) != value]
+        return UserError(
+            f"the prepared data of {task.name} ({split}) is stale: it was made with another {' and another '.join(changed)}",
+            why=f"{manifest.parent} does not match this recipe",
+            fix=fix,
+        )
+    return UserError(f"{task.name} ({split}) is not prepared", why=f"nothing for it in {config.data.store}/", fix=fix)
+
+
+def _with_labels(task: Task, store: Store) -> Task:
+    return task if task.labels else dataclasses.replace(task, labels=tuple(store.manifest["labels"]))
+
+
+def _prepare_split(config, task, split, tokenizer, fingerprint, folder, progress) -> None:
+    counts: Counter[str] = Counter()
+    if not task.labels and split == "train":
+        examples = (example for _, example in _examples(config, task, split, Counter()))
+        task = dataclasses.replace(task, labels=tuple(FORMATS[task.format].labels(examples)))
+    references: list[dict] = []
+    chunks: list[dict[str, np.ndarray]] = []
+    for columns, chunk_counts, chunk_references in _encode_all(config, task, split, tokenizer, counts):
+        chunks.append(columns)
+        counts.update(chunk_counts)
+        references += chunk_references
+        if progress:
+            progress(f"{task.name} {split}", len(references))
+    if not references:
+        raise UserError(
+            f"{task.name} ({split}) is empty: no labelled example in its source",
+            why=f"{counts['dropped']:,} rows were read and dropped for want of a gold label",
+            fix=f"check the files of {task.name}, or take it out of `tasks`",
+        )
+    manifest = {
+        "task": task.name,
+        "split": split,
+        "fingerprint": fingerprint,
+        "labels": list(task.labels),
+        "examples": len(references),
+        "counts": dict(counts),
+    }
+    write_store(folder, chunks, references, manifest)
+
+
+def _examples(config: RunConfig, task: Task, split: str, counts: Counter) -> Iterator[tuple[str, dict]]:
+    read = FORMATS[task.format].example
+    for place, row in iter_examples(task, split, config.data):
+        try:
+            example = read(row, task)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}", why=f"read as {task.name} ({task.format})") from None
+        if example is None:
+            counts["dropped"] += 1
+        else:
+            yield place, example
+
+
+def _chunks(config, task, split, counts) -> Iterator[tuple[int, list[dict]]]:
+    chunk: list[dict] = []
+    first = 0
+    for _, example in _examples(config, task, split, counts):
+        chunk.append(example)
+        if len(chunk) == CHUNK:
+            yield first, chunk
+            first, chunk = first + CHUNK, []
+    if chunk:
+        yield first, chunk
+
+
+def _encode_all(config, task, split, tokenizer, counts):
+    """Encoded chunks in order; a pool of processes joins in once the split proves large."""
+    workers = config.data.workers or available_cores()
+    chunks = _chunks(config, task, split, counts)
+    pool, running = None, deque()
+    try:
+        for first, chunk in chunks:
+            if workers == 1 or first < PARALLEL_FROM:
+                yield _encode(task, tokenizer, first, chunk)
+                continue
+            if pool is None:
+                context = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(workers, context, _start_worker, (task, tokenizer))
+            running.append(pool.submit(_encode_in_worker, first, chunk))
+            while len(running) > 4 * workers:  # bounds memory, keeps the order
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _encode(task, tokenizer, first, examples):
+    counts: Counter[str] = Counter()
+    encoder = FORMATS[task.format]
+    units = encoder.encode(examples, first, task, tokenizer, counts)
+    return columns_of(units), counts, [encoder.reference(example) for example in examples]
+
+
+_worker: dict = {}
+
+
+def _start_worker(task, tokenizer) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process; threads below it would fight
+    _worker.update(task=dataclasses.replace(task, adapt=None), tokenizer=tokenizer)
+
+
+def _encode_in_worker(first, examples):
+    return _encode(_worker["task"], _worker["tokenizer"], first, examples)
+
+
+def _row(task: Task, split: str, store: Store, state: str) -> dict:
+    p50, p90, p99 = np.percentile(store.sequence_lengths, [50, 90, 99], method="higher").tolist()
+    return {
+        "task": task.name,
+        "split": split,
+        "examples": store.manifest["examples"],
+        "units": len(store),
+        "tokens": int(store.tokens.sum()),
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "max": int(store.sequence_lengths.max()),
+        "counts": store.manifest["counts"],
+        "vocabulary": len(store.used_vocabulary()),
+        "state": state,
+    }

@@ -1,0 +1,288 @@
+"""The engine: DeepSpeed, and the only module that imports it.
+
+A file of ds_configs/ says how to run (stage, offload, buckets); the recipe says what to compute. The engine overlays
+what the recipe derives and refuses a file that contradicts it, so that no number lives in two places.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import distributed
+from trainer.config import RunConfig
+from trainer.data.loader import PackedBatch
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.model.multitask import MultiTaskModel
+
+BROKEN = [f"0.18.{n}" for n in range(3, 10)] + [f"0.19.{n}" for n in range(4)]  # wrong bf16 gradients (DeepSpeed #8224)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def choose_dtype(config: RunConfig, device: torch.device) -> str:
+    """The dtype parameters and activations have: the recipe's, or bf16 on GPUs and fp32 on CPUs.
+
+    Raises:
+        UserError: fp16 on a CPU; bf16 on a GPU without it.
+    """
+    dtype = config.engine.dtype
+    if dtype == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    if dtype == "fp16" and device.type == "cpu":
+        raise UserError(
+            "engine.dtype is fp16, but this run is on a CPU",
+            why="CPU kernels for fp16 are missing or slow, and loss scaling buys nothing there",
+            fix="engine.dtype=fp32 (or bf16)",
+        )
+    if dtype == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("engine.dtype is bf16, which this GPU does not support", fix="engine.dtype=fp16")
+    return dtype
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """A DeepSpeed JSON file.
+
+    Raises:
+        UserError: missing, not JSON, or without a ZeRO stage.
+    """
+    file = Path(path)
+    if not file.is_file():
+        below = Path(__file__).resolve().parents[1] / path  # recipes name ds_configs/ from any working directory
+        file = below if below.is_file() else file
+    try:
+        settings = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read engine.config {path}", why=str(error), fix="ls ds_configs/") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"engine.config {path} is not valid JSON", why=str(error)) from None
+    if settings.get("zero_optimization", {}).get("stage") not in (0, 1, 2, 3):
+        raise UserError(f"engine.config {path} has no zero_optimization.stage of 0, 1, 2 or 3")
+    return settings
+
+
+def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, Any]:
+    """The whole DeepSpeed configuration of a run: the file's settings and what the recipe derives.
+
+    Raises:
+        UserError: the file sets what the recipe decides to something else, or the dtype and stage do not go together.
+    """
+    settings = read_config(config.engine.config)
+    stage = settings["zero_optimization"]["stage"]
+    offload = "offload_optimizer" in settings["zero_optimization"]
+    if stage == 0 and dtype == "fp16":
+        raise UserError(
+            "engine.dtype is fp16 with ZeRO stage 0",
+            why="DeepSpeed accumulates gradients in fp16 there, which overflows where stages 1-3 do not",
+            fix="engine.config=ds_configs/zero1.json, or engine.dtype=bf16",
+        )
+    derived = {
+        "train_micro_batch_size_per_gpu": 1,  # one pack
+        "gradient_accumulation_steps": config.train.packs_per_step // world_size,
+        "train_batch_size": config.train.packs_per_step,
+        "gradient_clipping": config.train.clip,
+        "bf16": {"enabled": dtype == "bf16"},
+        "fp16": {"enabled": dtype == "fp16"},
+        # Stage 0 can only accumulate in the parameters' dtype; elsewhere fp32, so that many packs add up exactly enough.
+        "data_types": {"grad_accum_dtype": dtype if stage == 0 else "fp32"},
+    }
+    for key, value in derived.items():
+        given = settings.get(key, value)
+        for part in value if isinstance(value, dict) else [None]:
+            want, have = (value, given) if part is None else (value[part], given.get(part, value[part]))
+            if have not in (want, "auto"):
+                name = key if part is None else f"{key}.{part}"
+                raise UserError(
+                    f"{config.engine.config} sets {name} to {have!r}, but the recipe makes it {want!r}",
+                    why="two places would decide one thing",
+                    fix=f"delete {name} from {config.engine.config}, or set it to \"auto\"",
+                )
+        settings[key] = {**given, **value} if isinstance(value, dict) else value
+    for key in ("optimizer", "scheduler"):
+        if key in settings:
+            raise UserError(
+                f"{config.engine.config} has a section {key!r}, but the recipe decides it",
+                fix=f"delete it from {config.engine.config} and set train.learning_rate, train.schedule, ... instead",
+            )
+    if offload:
+        settings["zero_force_ds_cpu_optimizer"] = True
+    return settings
+
+
+def start(seconds: int = 1800) -> World:
+    """Join the process group (gloo on CPUs, NCCL on GPUs) and say who this process is."""
+    from datetime import timedelta
+
+    distributed.complete_environment()
+    _quiet_deepspeed()
+    import deepspeed
+
+    if deepspeed.__version__ in BROKEN:
+        raise UserError(
+            f"DeepSpeed {deepspeed.__version__} computes wrong bf16 gradients when a module is used twice (DeepSpeed #8224)",
+            fix="pip install 'deepspeed>=0.19.4'",
+        )
+    world = World.from_environment()
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if "OMP_NUM_THREADS" not in os.environ or world.size == 1:
+            from trainer.data.prepare import available_cores
+
+            torch.set_num_threads(max(1, available_cores() // world.local_size))
+    backend = "nccl" if world.device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
+    return world
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    Attributes:
+        notes: choices made on the way, each said once to the user.
+        stage: the ZeRO stage; dtype: bf16, fp16 or fp32.
+    """
+
+    def __init__(self, model: MultiTaskModel, config: RunConfig, world: World, dtype: str):
+        import deepspeed
+
+        settings = derive_config(config, world.size, dtype)
+        self.config, self.world, self.dtype = config, world, dtype
+        self.stage = settings["zero_optimization"]["stage"]
+        self.notes: list[str] = []
+        self.accumulation = settings["gradient_accumulation_steps"]
+        optimizer = self._optimizer(model, "offload_optimizer" in settings["zero_optimization"])
+        self.model = model
+        model.to(world.device)
+        self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+        kind = type(self.engine.optimizer).__name__
+        self.notes.append(f"optimizer: {type(optimizer).__name__} under {kind}, ZeRO stage {self.stage}, {dtype}")
+
+    def _optimizer(self, model: torch.nn.Module, offload: bool) -> torch.optim.Optimizer:
+        train = self.config.train
+        kept, decayed = [], []
+        for name, parameter in model.named_parameters():
+            no_decay = name.endswith("bias") or "LayerNorm" in name or "layer_norm" in name
+            (kept if no_decay else decayed).append(parameter)
+        groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        settings = {"lr": train.learning_rate, "betas": train.betas, "eps": train.epsilon}
+        if offload:
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            return DeepSpeedCPUAdam(groups, **settings, adamw_mode=True)
+        # torch's own fused kernel: as fast as DeepSpeed's, and nothing to compile at the first step.
+        return torch.optim.AdamW(groups, **settings, fused=True)
+
+    def micro_step(self, batch: PackedBatch, factors: Mapping[str, float], step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward of one pack; (loss share, loss sums by task (tasks,)), detached.
+
+        Dropout is seeded by (seed, step, pack): it does not depend on the rank that computes it.
+        """
+        torch.manual_seed(_pack_seed(self.config.seed, step, batch.number))
+        packs = self.config.train.packs_per_step
+        # DeepSpeed averages over ranks and micro-steps; the factors already divide by the step's global count.
+        loss, sums = self.engine(batch, {task: factor * packs for task, factor in factors.items()})
+        self.engine.backward(loss)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+        return loss.detach() / packs, sums
+
+    def step(self, learning_rate: float) -> float:
+        """The optimizer step that ends the last micro-step; gives the gradient norm before clipping."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm())
+
+    def logits(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
+        """Task logits of a pack, without gradients. Every rank must call it equally often (ZeRO-3 gathers weights)."""
+        self.engine.eval()
+        with torch.no_grad():
+            logits = self.engine(batch)
+        self.engine.train()
+        return logits
+
+    def hidden_states(self, batch: PackedBatch) -> torch.Tensor:
+        """Last hidden states (T, H) of a pack, in fp32; every rank must call it equally often."""
+        self.engine.eval()
+        with torch.no_grad():
+            hidden = self.engine(batch, hidden_only=True).float()
+        self.engine.train()
+        return hidden
+
+    def skipped_steps(self) -> int:
+        """Steps the fp16 loss scaler has skipped."""
+        return self.engine.skipped_steps
+
+    def save(self, folder: Path) -> None:
+        """Write every rank's part of the training state below `folder`; all ranks must call it."""
+        self.engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote at the same world size and stage."""
+        path, _ = self.engine.load_checkpoint(str(folder), tag="state")
+        if path is None:
+            raise UserError(f"DeepSpeed could not load {folder}", fix="checkpoint.resume=false starts the run afresh")
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        """The fp32 weights of the whole model on the CPU of rank 0 (empty elsewhere); all ranks must call it."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state = {}
+        for name, parameter in self.engine.module.named_parameters():
+            if self.stage == 0 or (self.dtype == "fp32" and self.stage < 3):
+                value = parameter.detach()
+            else:
+                value = safe_get_full_fp32_param(parameter)
+            if self.world.first:
+                state[name] = value.to("cpu", torch.float32, copy=True)
+        return state
+
+    def memory_bytes(self) -> int:
+        """Peak memory of this rank: allocated on the GPU, or resident on a CPU."""
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.world.device)
+        return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Most memory this process has had resident, in bytes."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def full_state_of_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
+    """The fp32 weights in a checkpoint that `Engine.save` wrote, put together without a process group."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    _quiet_deepspeed()
+    states = sorted((folder / "state").glob("mp_rank_*_model_states.pt"))
+    if states and not list((folder / "state").glob("*_optim_states.pt")):  # stage 0: the module is whole in one file
+        return {n: v.float() for n, v in torch.load(states[0], map_location="cpu", weights_only=False)["module"].items()}
+    return {n: v.clone() for n, v in get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state").items()}
+
+
+def _pack_seed(seed: int, step: int, pack: int) -> int:
+    """A well-mixed seed (splitmix64) of three counters."""
+    mixed = 0
+    for part in (seed, step, pack):
+        mixed = (mixed + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        mixed ^= mixed >> 31
+    return mixed >> 1  # torch takes 63 bits
+
+
+def _quiet_deepspeed() -> None:
+    """DeepSpeed logs dozens of lines at start; what users need of them is in the run's own notes."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

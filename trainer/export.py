@@ -1,0 +1,182 @@
+"""Export: a plain Hugging Face folder, verified against the model that was trained before it is called one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from trainer import __version__, checkpoint
+from trainer.config import RunConfig, dump_recipe
+from trainer.errors import UserError
+from trainer.tasks.spec import Task
+
+PROBE_SEQUENCES = 12
+TOLERANCE = {"fp32": 2e-4, "bf16": 0.15, "fp16": 0.05}  # largest difference of a hidden state, in units of their deviation
+
+Probe = dict[str, torch.Tensor]
+
+
+def probe_hidden_states(session) -> Probe:
+    """Hidden states of the live model on a few dev sequences; all ranks must call it."""
+    collator, names = session.dev_collator(), list(session.prepared)
+    chosen = [(task, unit) for unit in range(2) for task in range(len(names)) if unit < len(session.prepared[names[task]].dev)]
+    pairs = np.array(chosen[:PROBE_SEQUENCES])
+    batch = collator(pairs[:, 0], pairs[:, 1])
+    hidden = session.engine.hidden_states(batch.to(session.world.device)).cpu()
+    return {
+        "input_ids": batch.input_ids,
+        "token_type_ids": batch.token_type_ids,
+        "cu_seqlens": batch.cu_seqlens,
+        "hidden": hidden,
+    }
+
+
+def save_probe(path: Path, probe: Probe) -> None:
+    save_file({name: value.contiguous() for name, value in probe.items()}, str(path))
+
+
+def load_probe(path: Path) -> Probe:
+    return load_file(str(path))
+
+
+def write_export(
+    out: Path,
+    state: Mapping[str, torch.Tensor],
+    encoder_config,
+    tokenizer,
+    tasks: Mapping[str, Task],
+    config: RunConfig,
+    probe: Probe,
+    dtype: str,
+    scores: dict[str, Any] | None = None,
+    step: int | None = None,
+) -> float:
+    """Write the encoder, the tokenizer, the heads and a model card; compare with the live model; rename into place.
+
+    Args:
+        state: fp32 weights of the whole MultiTaskModel.
+        dtype: what the live model computed in; sets how close the exported one must come.
+
+    Returns:
+        The largest difference between exported and live hidden states, in units of their standard deviation.
+
+    Raises:
+        UserError: the folder exists and is not an export, cannot be written, or does not give the live hidden states.
+    """
+    if out.exists() and not (out / "heads.json").is_file() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not an export", fix="choose another folder, or delete it first")
+    temporary = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        encoder_config = type(encoder_config).from_dict(encoder_config.to_dict())
+        encoder = AutoModel.from_config(encoder_config, add_pooling_layer=False, dtype=torch.float32)
+        below = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+        encoder.load_state_dict(below, strict=True)
+        encoder.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        heads = {name.removeprefix("heads."): v.contiguous() for name, v in state.items() if name.startswith("heads.")}
+        save_file(heads, str(temporary / "heads.safetensors"))
+        (temporary / "heads.json").write_text(json.dumps(_head_description(tasks, config), indent=1, ensure_ascii=False))
+        dump_recipe(config, temporary / "recipe.yaml")
+        (temporary / "README.md").write_text(model_card(config, tasks, scores, step))
+        difference = compare_with_probe(temporary, probe)
+        if not difference <= TOLERANCE[dtype]:
+            raise UserError(
+                f"the exported encoder differs from the live one by {difference:.2g} standard deviations",
+                why=f"at most {TOLERANCE[dtype]:g} is rounding in {dtype}; the export was not kept",
+                fix="report this with the run's recipe.yaml",
+            )
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"cannot write the export {out}", why=str(error), fix="free some space, or choose another folder") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return difference
+
+
+def compare_with_probe(folder: Path, probe: Probe) -> float:
+    """Largest difference between a folder's hidden states, one plain unpacked sequence at a time, and the probe's."""
+    encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
+    worst = 0.0
+    bounds = probe["cu_seqlens"].tolist()
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        with torch.no_grad():
+            hidden = encoder(
+                input_ids=probe["input_ids"][None, start:end], token_type_ids=probe["token_type_ids"][None, start:end]
+            ).last_hidden_state[0]
+        worst = max(worst, (hidden - probe["hidden"][start:end]).abs().max().item())
+    return worst / probe["hidden"].std().item()
+
+
+def _head_description(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Any]:
+    described = {}
+    for name, task in tasks.items():
+        fields = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in ("adapt", "hub", "files")}
+        described[name] = fields
+    return {"format": 1, "share": config.model.heads == "family", "seed": config.seed, "tasks": described}
+
+
+def model_card(config: RunConfig, tasks: Mapping[str, Task], scores: dict[str, Any] | None, step: int | None) -> str:
+    """README.md of an export: what it is, what it was trained on, its scores, its recipe."""
+    rows = []
+    for name, task in tasks.items():
+        found = (scores or {}).get(name, {})
+        shown = ", ".join(f"{metric} {value:.2f}" for metric, value in found.items()) or "not evaluated"
+        rows.append(f"| {name} | {task.format.replace('_', ' ')} | {shown} |")
+    sample = config.data.source == "sample" or config.model.encoder == "sample"
+    warning = "\n**Made with the built-in sample: it shows that the machine works, not that the method does.**\n" if sample else ""
+    table = "\n".join(rows)
+    return f"""---
+library_name: transformers
+base_model: {config.model.encoder}
+tags: [xstilts, intermediate-task-training]
+---
+
+# {config.run.name}
+
+An encoder after English intermediate-task training (arXiv 2005.13013), started from `{config.model.encoder}` and trained
+for {step if step is not None else config.train.steps} steps on {len(tasks)} task(s) by xstilts {__version__}.
+{warning}
+    from transformers import AutoModel, AutoTokenizer
+    encoder = AutoModel.from_pretrained("FOLDER", add_pooling_layer=False)
+    tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+
+The task heads lie in `heads.safetensors` (described by `heads.json`); Hugging Face tools ignore them.
+
+| task | format | dev scores |
+|---|---|---|
+{table}
+
+## Recipe
+
+```yaml
+{yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).strip()}
+```
+"""
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest undamaged checkpoint of a run.
+
+    Raises:
+        UserError: the folder is no run, or has no usable checkpoint.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} is not a run folder: it has no recipe.yaml", fix="ls runs/")
+    folder = checkpoint.newest_good(run, lambda text: None)
+    if folder is None:
+        raise UserError(f"run {run} has no checkpoint yet", fix=f"train it first: xstilts train {run / 'recipe.yaml'}")
+    return folder

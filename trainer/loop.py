@@ -1,0 +1,131 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+
+from trainer import checkpoint, distributed
+from trainer.config import TrainSection
+from trainer.data.packing import StepPlan
+from trainer.evaluation.dev import Scores, evaluate_dev
+from trainer.export import probe_hidden_states, save_probe
+from trainer.session import Session, run_identity
+from trainer.tasks.spec import Task
+
+
+def train(session: Session) -> Scores:
+    """Run every step that is left, evaluate, checkpoint; the scores at the end, on every rank."""
+    config, engine, world = session.config, session.engine, session.world
+    tasks = {name: item.task for name, item in session.prepared.items()}
+    saved_at, scores, plan = time.monotonic(), None, None
+    steps = range(session.first_step, session.total_steps + 1)
+    for step, data in zip(steps, session.loader(), strict=False):
+        began, plan = time.monotonic(), data.plan
+        counts = plan.task_counts(len(tasks))
+        factors = loss_factors(config.train, tasks, int(counts.sum()))
+        sums = torch.zeros(len(tasks), dtype=torch.float64, device=world.device)
+        for batch in data.batches:
+            sums += engine.micro_step(batch.to(world.device), factors, step)
+        rate = learning_rate(step, session.total_steps, config.train)
+        norm = engine.step(rate)
+        losses = distributed.sum_over_ranks(sums).tolist()
+        _emit_step(session, step, plan, losses, factors, rate, norm, time.monotonic() - began)
+
+        last = step == session.total_steps
+        scores = _evaluate(session, step, None if last else config.evaluation.limit) if _due(config.evaluation.every_steps, step, last) else None
+        improved = scores is not None and _note_best(session, step, scores, tasks)
+        minutes = config.checkpoint.every_minutes
+        timed = distributed.from_first(bool(minutes and time.monotonic() - saved_at > 60 * minutes)) if minutes else False
+        if _due(config.checkpoint.every_steps, step, last) or timed or improved:
+            _save(session, step, plan)
+            saved_at = time.monotonic()
+    return scores if scores is not None else _evaluate(session, session.total_steps, None)
+
+
+def loss_factors(train: TrainSection, tasks: Mapping[str, Task], units: int) -> dict[str, float]:
+    """What each unit's loss is multiplied by: its task's weight over the step's global count of units, and over
+    log(classes) when the recipe says so (arXiv 2101.11038, section 3.3)."""
+    factors = {}
+    for name, task in tasks.items():
+        classes = len(task.labels) if task.format != "span_extraction" else task.max_length
+        scale = math.log(max(2, task.choices or classes)) if train.log_classes else 1.0
+        factors[name] = train.loss_weights.get(name, 1.0) / scale / max(units, 1)
+    return factors
+
+
+def learning_rate(step: int, total: int, train: TrainSection) -> float:
+    """The rate of step 1, 2, ..., total: linear warm-up to the peak, then the schedule; never 0 within the run."""
+    warmup = math.ceil(train.warmup * total)
+    if step <= warmup:
+        return train.learning_rate * step / warmup
+    left = (total - step + 1) / (total - warmup + 1)
+    shape = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+    return train.learning_rate * shape[train.schedule]
+
+
+def _emit_step(session: Session, step: int, plan: StepPlan, sums, factors, rate: float, norm: float, seconds: float) -> None:
+    names = list(session.prepared)
+    counts = plan.task_counts(len(names)).tolist()
+    session.events.emit(
+        "step",
+        step=step,
+        loss=sum(factors[name] * total for name, total in zip(names, sums, strict=True)),
+        task_loss={name: total / n for name, total, n in zip(names, sums, counts, strict=True) if n},
+        examples={name: n for name, n in zip(names, counts, strict=True)},
+        example_ids_hash=plan.example_ids_hash(),
+        tokens=plan.tokens,
+        pack_fill=plan.fill,
+        learning_rate=rate,
+        grad_norm=norm,
+        step_seconds=seconds,
+        useful_tokens_per_second=plan.tokens / seconds,
+        memory_bytes=session.engine.memory_bytes(),
+    )
+
+
+def _due(every: int | None, step: int, last: bool) -> bool:
+    return last or (every is not None and step % every == 0)
+
+
+def _evaluate(session: Session, step: int, limit: int | None) -> Scores:
+    pack_tokens = session.config.evaluation.pack_tokens or session.config.train.pack_tokens
+    scores = evaluate_dev(session.engine.logits, session.prepared, session.dev_collator(), pack_tokens, session.world, limit)
+    session.events.emit("evaluation", step=step, scores=scores, headline={n: i.task.metric for n, i in session.prepared.items()})
+    return scores
+
+
+def _note_best(session: Session, step: int, scores: Scores, tasks: Mapping[str, Task]) -> bool:
+    """Whether the mean of the tasks' headline scores beats every earlier one."""
+    mean = sum(scores[name][task.metric] for name, task in tasks.items()) / len(tasks)
+    if session.best and mean <= session.best["score"]:
+        return False
+    session.best = {"score": mean, "step": step}
+    return True
+
+
+def _save(session: Session, step: int, plan: StepPlan) -> None:
+    began = time.monotonic()
+    state = {
+        "step": step,
+        "planner": plan.state,
+        "world_size": session.world.size,
+        "stage": session.engine.stage,
+        "best": session.best,
+        "identity": run_identity(session),
+    }
+    probe = probe_hidden_states(session)
+
+    def write(folder):
+        session.engine.save(folder / "engine")
+        if session.world.first:
+            save_probe(folder / "probe.safetensors", probe)
+
+    run = session.config.run_folder
+    folder = checkpoint.save_checkpoint(run, step, state, write, session.world)
+    if session.world.first:
+        checkpoint.prune(run, session.config.checkpoint.keep, session.best.get("step"))
+    session.events.emit("checkpoint", step=step, folder=str(folder), seconds=time.monotonic() - began)

@@ -1,0 +1,1 @@
+"""Encoder, packed attention, heads: what turns a pack into losses."""

@@ -1,0 +1,158 @@
+"""Loading an encoder: any BERT / RoBERTa / XLM-R / XLM-R-XL style Hugging Face model, or random weights of its shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from trainer.config import RunConfig
+from trainer.errors import UserError
+
+# Where positions begin: RoBERTa's kind reserves the padding index and what is below it.
+FROM_ZERO = ("bert", "electra")
+AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod")
+
+_XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+SHAPES = {  # sizes of the published checkpoints (arXiv 1911.02116, 2105.00572), for random weights without a hub
+    "xlm-roberta-base": ("xlm-roberta", dict(_XLMR, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)),
+    "xlm-roberta-large": ("xlm-roberta", dict(_XLMR, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)),
+    "xlm-roberta-xl": ("xlm-roberta-xl", dict(_XLMR, vocab_size=250880, hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, intermediate_size=10240)),
+    "xlm-roberta-xxl": ("xlm-roberta-xl", dict(_XLMR, vocab_size=250880, hidden_size=4096, num_hidden_layers=48, num_attention_heads=32, intermediate_size=16384)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """Parameter names of a checkpoint against the encoder's."""
+
+    loaded: int
+    new: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        def some(names):
+            return f"{len(names)}" + (f" ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "")
+
+        return f"encoder weights: {self.loaded} loaded, {some(self.new)} new, {some(self.ignored)} ignored"
+
+
+def encoder_folder(config: RunConfig) -> str:
+    """The encoder's name or folder; the built-in one is made on first use."""
+    if config.model.encoder != "sample":
+        return config.model.encoder
+    from trainer.data.sources import sample_folder
+    from trainer.sample.encoder import sample_encoder
+
+    folder = Path(config.data.store) / "sample-encoder"
+    if not (folder / "config.json").is_file():
+        sample_encoder(folder, sample_folder(config.data))
+    return str(folder)
+
+
+def load_tokenizer(config: RunConfig):
+    """The fast tokenizer of the recipe's encoder (or of `model.tokenizer`).
+
+    Raises:
+        UserError: not found, the hub is out of reach, or there is no fast tokenizer.
+    """
+    name = config.model.tokenizer or encoder_folder(config)
+    if name == "sample":
+        from dataclasses import replace
+
+        name = encoder_folder(replace(config, model=replace(config.model, encoder="sample")))
+    with _quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=config.model.revision)
+        except (OSError, ValueError) as error:
+            raise _not_loaded("tokenizer", name, error, "model.tokenizer=FOLDER_OR_NAME") from None
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer of {name} is not a fast one", why="preparing needs character offsets")
+    return tokenizer
+
+
+def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, KeyReport]:
+    """The encoder in fp32 on the CPU, without a pooler, and what became of its checkpoint's keys.
+
+    Raises:
+        UserError: not found, hub out of reach, unsupported architecture, or weights missing from the checkpoint.
+    """
+    name = encoder_folder(config)
+    settings = _encoder_config(config, name)
+    settings._attn_implementation = attention
+    with _quiet_transformers():
+        if config.model.init == "random":
+            torch.manual_seed(config.seed)
+            encoder = AutoModel.from_config(settings, add_pooling_layer=False, dtype=torch.float32, attn_implementation=attention)
+            return _finish(encoder, config), KeyReport(0, tuple(n for n, _ in encoder.named_parameters()), ())
+        try:
+            encoder, info = AutoModel.from_pretrained(
+                name,
+                config=settings,
+                revision=config.model.revision,
+                add_pooling_layer=False,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _not_loaded("weights", name, error, "model.encoder=FOLDER, or model.init=random") from None
+    missing = tuple(sorted(info["missing_keys"]))
+    if missing:
+        raise UserError(
+            f"the checkpoint {name} lacks {len(missing)} of the encoder's weights: {', '.join(missing[:3])}, ...",
+            why="they would silently be random",
+            fix="check model.encoder; for random weights throughout: model.init=random",
+        )
+    parameters = sum(1 for _ in encoder.parameters())
+    return _finish(encoder, config), KeyReport(parameters, missing, tuple(sorted(info["unexpected_keys"])))
+
+
+def position_offset(encoder_config) -> int:
+    """What to add to positions counted from 0."""
+    return encoder_config.pad_token_id + 1 if encoder_config.model_type in AFTER_PADDING else 0
+
+
+def _finish(encoder, config: RunConfig):
+    if config.model.gradient_checkpointing:
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    return encoder
+
+
+def _encoder_config(config: RunConfig, name: str):
+    if config.model.init == "random" and name in SHAPES:
+        kind, sizes = SHAPES[name]
+        settings = AutoConfig.for_model(kind, **sizes)
+    else:
+        try:
+            settings = AutoConfig.from_pretrained(name, revision=config.model.revision)
+        except (OSError, ValueError) as error:
+            raise _not_loaded("config", name, error, f"model.encoder=FOLDER; with model.init=random also: {', '.join(SHAPES)}") from None
+    if settings.model_type not in FROM_ZERO + AFTER_PADDING:
+        raise UserError(
+            f"encoder {name} is of type {settings.model_type!r}, which packed attention has not been checked with",
+            fix=f"one of: {', '.join(FROM_ZERO + AFTER_PADDING)}",
+        )
+    if config.model.dropout is not None:
+        settings.hidden_dropout_prob = settings.attention_probs_dropout_prob = config.model.dropout
+    return settings
+
+
+def _not_loaded(what: str, name: str, error: Exception, fix: str) -> UserError:
+    reason = str(error).strip().splitlines()
+    return UserError(f"cannot load the {what} of {name!r}", why=reason[0] if reason else type(error).__name__, fix=fix)
+
+
+class _quiet_transformers:
+    """Keeps transformers' progress bars and reports off the terminal; what matters is in KeyReport."""
+
+    def __enter__(self):
+        self.verbosity = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+    def __exit__(self, *_):
+        transformers.logging.set_verbosity(self.verbosity)

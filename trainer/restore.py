@@ -1,0 +1,129 @@
+"""A trained model without its training: from a run's newest checkpoint, or from an export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from trainer import engine
+from trainer.config import RunConfig, load_recipe
+from trainer.data.loader import Collator
+from trainer.data.prepare import Prepared, open_prepared
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.evaluation.dev import Scores, evaluate_dev
+from trainer.events import read_events
+from trainer.export import load_probe, newest_checkpoint, write_export
+from trainer.model.attention import choose_attention
+from trainer.model.encoder import load_tokenizer
+from trainer.model.multitask import MultiTaskModel
+from trainer.session import build_model, replace_section
+from trainer.tasks import load_tasks
+
+
+@dataclass
+class RestoredModel:
+    config: RunConfig
+    world: World
+    model: MultiTaskModel
+    tokenizer: object
+    prepared: dict[str, Prepared]
+
+
+def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
+    """The model of a run (its newest undamaged checkpoint) or of an export, every rank a whole copy.
+
+    Raises:
+        UserError: the folder is neither, the weights do not fit the recipe, or the dev data is not prepared.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(
+            f"{folder} is neither a run nor an export: it has no recipe.yaml",
+            why="evaluating on the tasks' dev sets needs their heads",
+            fix="name a folder below runs/, or the export of a run",
+        )
+    config = load_recipe(folder / "recipe.yaml", overrides)
+    exported = (folder / "heads.safetensors").is_file()
+    if exported:
+        config = replace_section(config, "model", encoder=str(folder), tokenizer=None, init="pretrained")
+        state = None
+    else:
+        config = replace_section(config, "model", init="random")  # every weight comes from the checkpoint
+        state = engine.full_state_of_checkpoint(newest_checkpoint(folder) / "engine")
+    world = engine.start()
+    dtype = engine.choose_dtype(config, world.device)
+    tokenizer = load_tokenizer(config)
+    prepared = open_prepared(config, load_tasks(config), tokenizer)
+    model, _ = build_model(config, prepared, choose_attention(world.device, engine.DTYPES[dtype])[0])
+    if exported:
+        state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
+        state |= {f"heads.{name}": value for name, value in load_file(str(folder / "heads.safetensors")).items()}
+        _check_labels(folder, prepared)
+    _load(model, state, folder)
+    return RestoredModel(config, world, model.to(world.device, engine.DTYPES[dtype]).eval(), tokenizer, prepared)
+
+
+def evaluate(restored: RestoredModel) -> Scores:
+    """Scores of every task's whole dev split, on every rank."""
+    config = restored.config
+    tasks = {name: item.task for name, item in restored.prepared.items()}
+    stores = {name: item.dev for name, item in restored.prepared.items()}
+    collator = Collator(tasks, stores, restored.tokenizer.pad_token_id, None)
+    pack_tokens = config.evaluation.pack_tokens or config.train.pack_tokens
+    with torch.no_grad():
+        return evaluate_dev(restored.model, restored.prepared, collator, pack_tokens, restored.world)
+
+
+def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Path, float]:
+    """Write a run's newest checkpoint as a plain Hugging Face folder, compared with what the live model computed.
+
+    Raises:
+        UserError: no run, no usable checkpoint, or the export does not give the live model's hidden states.
+    """
+    checkpoint = newest_checkpoint(run)
+    restored = open_model(run, overrides)
+    events = read_events(run / "events.jsonl")
+    step = json.loads((checkpoint / "state.json").read_text())["step"]
+    scores = [e["scores"] for e in events if e["event"] == "evaluation" and e["step"] == step]
+    dtype = [e["dtype"] for e in events if e["event"] == "start"][-1]
+    tasks = {name: item.task for name, item in restored.prepared.items()}
+    difference = write_export(
+        out,
+        restored.model.float().cpu().state_dict(),
+        restored.model.encoder.config,
+        restored.tokenizer,
+        tasks,
+        load_recipe(run / "recipe.yaml"),
+        load_probe(checkpoint / "probe.safetensors"),
+        dtype,
+        scores[-1] if scores else None,
+        step,
+    )
+    return out, difference
+
+
+def _load(model: MultiTaskModel, state: dict[str, torch.Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights in {folder} do not fit its recipe",
+            why=" ".join(str(error).split())[:300],
+            fix="evaluate it with the tasks and encoder it was trained with",
+        ) from None
+
+
+def _check_labels(folder: Path, prepared: dict[str, Prepared]) -> None:
+    described = json.loads((folder / "heads.json").read_text())["tasks"]
+    for name, item in prepared.items():
+        if name in described and list(item.task.labels) != list(described[name]["labels"]):
+            raise UserError(
+                f"the head of {name} in {folder} was trained with other labels than the prepared data has",
+                why=f"{len(described[name]['labels'])} labels then, {len(item.task.labels)} now, or in another order",
+                fix="evaluate with the data it was trained on",
+            )

@@ -1,0 +1,276 @@
+"""A run set up and ready: everything between a recipe and the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import checkpoint, distributed, engine
+from trainer.config import RunConfig, dump_recipe
+from trainer.data.loader import Collator, TrainLoader
+from trainer.data.mixture import mixture_rates
+from trainer.data.packing import FULL, Planner, packs_of_rank
+from trainer.data.prepare import Prepared, open_prepared, prepare
+from trainer.data.stream import Stream
+from trainer.distributed import World
+from trainer.engine import Engine
+from trainer.errors import UserError
+from trainer.evaluation.dev import Scores
+from trainer.events import Events, JsonLines
+from trainer.export import probe_hidden_states, write_export
+from trainer.model.attention import choose_attention
+from trainer.model.encoder import KeyReport, load_encoder, load_tokenizer
+from trainer.model.heads import HeadBank
+from trainer.model.multitask import MultiTaskModel
+from trainer.tasks import load_tasks
+
+# What may change under a run that is continued, because no weight and no example depends on it.
+HARMLESS = ("run", "log", "checkpoint", "evaluation", "data.store", "data.workers", "data.prepare", "task_files")
+
+
+@dataclass
+class Session:
+    """Attributes:
+    total_steps: steps of the whole run; first_step: the next one to do (1 for a new run).
+    rates: task -> probability of being drawn.
+    best: score and step of the best evaluation so far.
+    """
+
+    config: RunConfig
+    world: World
+    tokenizer: Any
+    prepared: dict[str, Prepared]
+    rates: dict[str, float]
+    total_steps: int
+    first_step: int
+    planner: Planner
+    engine: Engine
+    events: Events
+    best: dict[str, float]
+
+    def loader(self) -> TrainLoader:
+        constant = self.config.train.pack_tokens if self.world.device.type == "cuda" else None
+        stores = {name: item.train for name, item in self.prepared.items()}
+        tasks = {name: item.task for name, item in self.prepared.items()}
+        collator = Collator(tasks, stores, self.tokenizer.pad_token_id, constant)
+        return TrainLoader(self.planner, collator, self.world.rank, self.world.size, pin=self.world.device.type == "cuda")
+
+    def dev_collator(self) -> Collator:
+        tasks = {name: item.task for name, item in self.prepared.items()}
+        stores = {name: item.dev for name, item in self.prepared.items()}
+        return Collator(tasks, stores, self.tokenizer.pad_token_id, None)
+
+
+    def export(self, out: Path, scores: Scores | None = None) -> Path:
+        """Write the live model as a plain Hugging Face folder; all ranks must call it."""
+        state, probe = self.engine.full_state(), probe_hidden_states(self)
+        tasks = {name: item.task for name, item in self.prepared.items()}
+
+        def write():
+            encoder_config = self.engine.model.encoder.config
+            return write_export(
+                out, state, encoder_config, self.tokenizer, tasks, self.config, probe, self.engine.dtype, scores, self.total_steps
+            )
+
+        difference = distributed.on_first(write)
+        self.events.emit("export", step=self.total_steps, path=str(out), difference=difference)
+        return out
+
+
+def open_session(config: RunConfig, sinks: Callable[[int], list], progress: Callable[[str, int], None] | None = None) -> Session:
+    """Join the ranks, open the data, build the model, continue from the newest checkpoint.
+
+    Args:
+        sinks: total steps -> event sinks of rank 0 besides events.jsonl.
+        progress: told what `prepare` does, when the recipe has it prepare first.
+
+    Raises:
+        UserError: anything that would make the run fail or differ from what the recipe says.
+    """
+    world = engine.start()
+    packs_of_rank(config.train.packs_per_step, world.rank, world.size)
+    dtype = engine.choose_dtype(config, world.device)
+    engine.derive_config(config, world.size, dtype)
+    if config.train.deterministic:
+        torch.use_deterministic_algorithms(True)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.autograd.set_detect_anomaly(config.train.detect_anomaly)
+
+    tasks = load_tasks(config)
+    tokenizer = distributed.on_first(lambda: load_tokenizer(config))  # once: it may have to be made first
+    if config.data.prepare == "auto":
+        distributed.on_first(lambda: prepare(config, tasks, tokenizer, progress))
+    prepared = open_prepared(config, tasks, tokenizer)
+    rates, total_steps = resolve_mixture(config, prepared)
+    planner = make_planner(config, prepared, rates)
+
+    backend, why = choose_attention(world.device, engine.DTYPES[dtype])
+    model, report = build_model(config, prepared, backend)
+    run = config.run_folder
+    distributed.on_first(lambda: check_room(run, sum(p.numel() for p in model.parameters()), config.checkpoint.keep))
+    live = Engine(model, config, world, dtype)
+    events = _open_events(run, sinks(total_steps)) if world.first else Events([])
+    session = Session(config, world, tokenizer, prepared, rates, total_steps, 1, planner, live, events, {})
+    continued = _continue(session)
+    if world.first:
+        dump_recipe(config, run / "recipe.yaml")
+    events.emit(
+        "start",
+        total_steps=total_steps,
+        first_step=session.first_step,
+        tasks=list(prepared),
+        rates=rates,
+        world_size=world.size,
+        stage=live.stage,
+        dtype=dtype,
+        device=str(world.device.type),
+        run_folder=str(run),
+        packs_per_step=config.train.packs_per_step,
+        pack_tokens=config.train.pack_tokens,
+        notes=[str(report), f"attention: {why}", *live.notes, *([f"continued from {continued}"] if continued else [])],
+    )
+    return session
+
+
+def build_model(config: RunConfig, prepared: Mapping[str, Prepared], attention: str) -> tuple[MultiTaskModel, KeyReport]:
+    encoder, report = load_encoder(config, attention)
+    tasks = {name: item.task for name, item in prepared.items()}
+    dropout = encoder.config.hidden_dropout_prob
+    heads = HeadBank(tasks, encoder.config.hidden_size, dropout, config.model.heads == "family", config.seed)
+    _check_fit(config, prepared, encoder)
+    return MultiTaskModel(encoder, heads), report
+
+
+def resolve_mixture(config: RunConfig, prepared: Mapping[str, Prepared]) -> tuple[dict[str, float], int]:
+    """Rates of the tasks, and the number of steps (from the recipe's epochs when it says no steps)."""
+    sizes = {name: len(item.train) for name, item in prepared.items()}
+    per_unit = {name: item.train.tokens.mean() for name, item in prepared.items() if len(item.train)}
+    tokens_a_step = config.train.packs_per_step * config.train.pack_tokens * FULL
+    steps = config.train.steps
+    if steps is None:
+        total = sum(int(item.train.tokens.sum()) for item in prepared.values())
+        steps = math.ceil(config.train.epochs * total / tokens_a_step)
+    rates = mixture_rates(sizes, config.mixture)
+    if config.mixture.strategy == "unimax":
+        for _ in range(50):  # the budget in units depends on the rates' mean length, and the rates on the budget
+            budget = steps * tokens_a_step / sum(rates[name] * per_unit[name] for name in sizes)
+            rates = mixture_rates(sizes, config.mixture, budget)
+    return rates, steps
+
+
+def make_planner(config: RunConfig, prepared: Mapping[str, Prepared], rates: Mapping[str, float]) -> Planner:
+    sizes = {name: len(item.train) for name, item in prepared.items()}
+    stream = Stream(sizes, rates, config.seed)
+    return Planner(stream, [item.train.tokens for item in prepared.values()], config.train.pack_tokens, config.train.packs_per_step)
+
+
+def check_room(run: Path, parameters: int, keep: int) -> None:
+    """Before any time is spent: the run folder can be written, and its disk holds the checkpoints.
+
+    A checkpoint takes about 16 bytes a parameter: fp32 weights twice (module and optimizer) and two Adam moments.
+    """
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = run / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"run folder {run} cannot be written", why=str(error), fix="run.folder=FOLDER elsewhere") from None
+    kept = sum(f.stat().st_size for f in (run / "checkpoints").rglob("*") if f.is_file())
+    needed, free = 16 * parameters * (keep + 1) - kept, shutil.disk_usage(run).free
+    if free < needed:
+        raise UserError(
+            f"the disk of {run} has {free / 1e9:.1f} GB free, but its checkpoints need {needed / 1e9:.1f} GB",
+            why=f"{parameters:,} parameters at about 16 bytes, {keep} checkpoints kept and one being written",
+            fix="run.folder=FOLDER on a larger disk, or a smaller checkpoint.keep",
+        )
+
+
+def _check_fit(config: RunConfig, prepared: Mapping[str, Prepared], encoder) -> None:
+    vocabulary = encoder.config.vocab_size
+    longest = encoder.config.max_position_embeddings - (encoder.config.pad_token_id + 1)
+    for name, item in prepared.items():
+        for store in (item.train, item.dev):
+            if len(used := store.used_vocabulary()) and used[-1] >= vocabulary:
+                raise UserError(
+                    f"{name} has token id {used[-1]}, but the encoder's vocabulary ends at {vocabulary - 1}",
+                    why="the tokenizer belongs to another encoder",
+                    fix="leave model.tokenizer empty, or choose the tokenizer the encoder was trained with",
+                )
+            if store.sequence_lengths.max(initial=0) > longest:
+                raise UserError(
+                    f"{name} has sequences of {store.sequence_lengths.max()} tokens, but the encoder has {longest} positions",
+                    fix=f"data.max_length={longest}, then `xstilts prepare` again",
+                )
+
+
+def _open_events(run: Path, sinks: list) -> Events:
+    lines = JsonLines(run / "events.jsonl")
+    events = Events([lines, *sinks])
+    if lines.torn_bytes:
+        events.emit("warning", message=f"a half-written line ({lines.torn_bytes} bytes) was cut off events.jsonl")
+    return events
+
+
+def run_identity(session: Session) -> dict[str, Any]:
+    """What must not change under a run that is continued, flat, by recipe key."""
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, value: Any) -> None:
+        if any(prefix == key or prefix.startswith(key + ".") for key in HARMLESS):
+            return
+        if isinstance(value, dict) and value:
+            for key, below in value.items():
+                flatten(f"{prefix}.{key}" if prefix else key, below)
+        else:
+            flat[prefix] = value
+
+    flatten("", session.config.to_dict())
+    for name, item in session.prepared.items():
+        flat[f"prepared data of {name}"] = item.train.manifest["fingerprint"]
+    return flat
+
+
+def _continue(session: Session) -> str | None:
+    """Restore the newest good checkpoint; the folder it was, or None for a new run."""
+    config, world = session.config, session.world
+    if not config.checkpoint.resume:
+        return None
+    events = session.events
+    folder = distributed.on_first(lambda: checkpoint.newest_good(config.run_folder, lambda text: events.emit("warning", message=text)))
+    if folder is None:
+        return None
+    state = checkpoint.read_state(folder)
+    if state["world_size"] != world.size or state["stage"] != session.engine.stage:
+        raise UserError(
+            f"{folder} was written by {state['world_size']} processes at ZeRO stage {state['stage']}, "
+            f"but this run has {world.size} at stage {session.engine.stage}",
+            why="the optimizer's state is cut by rank and stage",
+            fix="start with the same number of processes and engine.config, or choose another run.name",
+        )
+    identity = run_identity(session)
+    changed = sorted(key for key in identity.keys() | state["identity"].keys() if identity.get(key) != state["identity"].get(key))
+    if changed and not config.checkpoint.accept_changes:
+        raise UserError(
+            f"{folder} belongs to another recipe or other data: {', '.join(changed)} changed",
+            why="; ".join(f"{key}: {state['identity'].get(key)!r} -> {identity.get(key)!r}" for key in changed[:3]),
+            fix="undo the change, choose another run.name, or checkpoint.accept_changes=true",
+        )
+    session.engine.load(folder / "engine")
+    session.planner.restore(state["planner"])
+    session.first_step, session.best = state["step"] + 1, state["best"]
+    drawn = dict(zip(session.prepared, session.planner.stream.drawn, strict=True))
+    events.emit("resume", step=state["step"], folder=str(folder), examples=drawn)
+    return str(folder)
+
+
+def replace_section(config: RunConfig, section: str, **changes: Any) -> RunConfig:
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
