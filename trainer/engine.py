@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer import distributed
+from trainer import distributed, host
 from trainer.config import RunConfig
 from trainer.data.loader import PackedBatch
 from trainer.distributed import World
@@ -133,10 +133,7 @@ def start(seconds: int = 1800) -> World:
         torch.cuda.set_device(world.device)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if "OMP_NUM_THREADS" not in os.environ or world.size == 1:
-            from trainer.data.prepare import available_cores
-
-            torch.set_num_threads(max(1, available_cores() // world.local_size))
+        host.use_cpu_well(world.local_size)
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
     return world
@@ -180,8 +177,8 @@ class Engine:
         # torch's own fused kernel: as fast as DeepSpeed's, and nothing to compile at the first step.
         return torch.optim.AdamW(groups, **settings, fused=True)
 
-    def micro_step(self, batch: PackedBatch, factors: Mapping[str, float], step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Forward and backward of one pack; (loss share, loss sums by task (tasks,)), detached.
+    def micro_step(self, batch: PackedBatch, factors: Mapping[str, float], step: int) -> torch.Tensor:
+        """Forward and backward of one pack; the loss sums by task (tasks,), detached.
 
         Dropout is seeded by (seed, step, pack): it does not depend on the rank that computes it.
         """
@@ -192,7 +189,7 @@ class Engine:
         self.engine.backward(loss)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
-        return loss.detach() / packs, sums
+        return sums
 
     def step(self, learning_rate: float) -> float:
         """The optimizer step that ends the last micro-step; gives the gradient norm before clipping."""
@@ -249,16 +246,7 @@ class Engine:
         """Peak memory of this rank: allocated on the GPU, or resident on a CPU."""
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.world.device)
-        return peak_resident_bytes()
-
-
-def peak_resident_bytes() -> int:
-    """Most memory this process has had resident, in bytes."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        return host.peak_resident_bytes()
 
 
 def full_state_of_checkpoint(folder: Path) -> dict[str, torch.Tensor]:

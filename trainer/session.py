@@ -105,7 +105,8 @@ def open_session(config: RunConfig, sinks: Callable[[int], list], progress: Call
     torch.autograd.set_detect_anomaly(config.train.detect_anomaly)
 
     tasks = load_tasks(config)
-    tokenizer = distributed.on_first(lambda: load_tokenizer(config))  # once: it may have to be made first
+    distributed.on_first(lambda: load_tokenizer(config) and None)  # downloaded, or made, by one process
+    tokenizer = load_tokenizer(config)
     if config.data.prepare == "auto":
         distributed.on_first(lambda: prepare(config, tasks, tokenizer, progress))
     prepared = open_prepared(config, tasks, tokenizer)

@@ -39,24 +39,31 @@ def test_rows_carry_role_names(tmp_path):
 
 def test_all_parts_in_their_order(tmp_path):
     for n in (1, 2, 3):
-        write(tmp_path, f"anli_plus/R{n}/dev.jsonl", json.dumps({"uid": n, "context": "a", "hypothesis": "b", "label": "e"}))
-    write(tmp_path, "anli_plus/MNLI/dev_matched.tsv", "sentence1\tsentence2\tlabel1\tgold_label\na\tb\tneutral\tneutral\n")
+        row = {"uid": n, "context": "a", "hypothesis": "b", "label": "e"}
+        write(tmp_path, f"anli_plus/R{n}/dev.jsonl", json.dumps(row))
+    glue = "sentence1\tsentence2\tlabel1\tgold_label\na\tb\tneutral\tneutral\n"
+    write(tmp_path, "anli_plus/MNLI/dev_matched.tsv", glue)
     with pytest.raises(UserError, match="(?s)anli_plus .dev. is missing.*snli_1.0_dev.jsonl") as caught:
         list(iter_examples(ANLI_PLUS, "dev", files(tmp_path)))
     assert "with .gz" in str(caught.value)
-    write(tmp_path, "anli_plus/snli_1.0/snli_1.0_dev.jsonl", json.dumps({"sentence1": "a", "sentence2": "b", "gold_label": "-"}))
+    row = {"sentence1": "a", "sentence2": "b", "gold_label": "-"}
+    write(tmp_path, "anli_plus/snli_1.0/snli_1.0_dev.jsonl", json.dumps(row))
     rows = [row for _, row in iter_examples(ANLI_PLUS, "dev", files(tmp_path))]
     assert [row["label"] for row in rows] == ["e", "e", "e", "neutral", "-"]
     assert [row["id"] for row in rows[:3]] == [1, 2, 3]
 
 
 def test_sections_of_ccgbank_are_read_in_order(tmp_path):
-    for section in ("21", "02", "22", "00"):
-        write(tmp_path, f"ccg/data/AUTO/{section}/wsj_{section}01.auto", f"ID=1\n(<L N N N w{section} N>)\n")
-    write(tmp_path, "ccg/data/AUTO/02/wsj_0200.auto.gz", "ID=1\n(<L N N N first N>)\n")
+    for section in range(23):
+        write(tmp_path, f"ccg/data/AUTO/{section:02d}/wsj_{section:02d}01.auto", f"(<L N N N w{section} N>)\n")
+    write(tmp_path, "ccg/data/AUTO/02/wsj_0200.auto.gz", "(<L N N N first N>)\n")
+    write(tmp_path, "ccg/data/AUTO/02/wsj_0201.auto.gz", "(<L N N N again N>)\n")
     words = [row["words"] for _, row in iter_examples(CCG, "train", files(tmp_path))]
-    assert words == [["w02"], ["w21"]]  # plain files win over gzipped ones of the same pattern
-    assert [row["words"] for _, row in iter_examples(CCG, "dev", files(tmp_path))] == [["w00"]]
+    assert words == [["first"], *([f"w{section}"] for section in range(2, 22))]
+    assert [row["words"] for _, row in iter_examples(CCG, "dev", files(tmp_path))] == [["w0"]]
+    (tmp_path / "data/ccg/data/AUTO/07/wsj_0701.auto").unlink()
+    with pytest.raises(UserError, match=r"\{02..21\}"):
+        find_files(CCG, "train", files(tmp_path))
 
 
 def test_named_files_come_first(tmp_path):
@@ -115,7 +122,7 @@ def hub(monkeypatch):
 def test_class_ids_of_the_hub_become_names(hub):
     rows = [row for _, row in iter_examples(MNLI, "train", DataSection())]
     assert [row["label"] for row in rows] == ["contradiction", "-1"]
-    assert rows[0]["id"] == "mnli".join(("", "/train[0]")).split("/")[-1]
+    assert rows[0]["id"] == "train[0]"
     assert hub == [("nyu-mll/glue", "mnli", {"split": "train", "revision": "main"})]
     columns = {"words": ("premise",), "tags": ("tags",)}
     tagging = Task("t", "token_tagging", columns, hub={"train": (HubPart("x/y", "train"),)})

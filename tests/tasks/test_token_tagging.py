@@ -32,6 +32,22 @@ def test_rows_are_first_pieces(tiny_tokenizer):
     assert unit.target == [1, 0, 0, 2] and not counts
 
 
+def test_words_get_their_space_under_a_byte_level_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import RobertaTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["the cat xyz sat"] * 9, trainer)
+    tokenizer = RobertaTokenizerFast(tokenizer_object=backend)
+    (unit,), _ = encode(examples_of(ROWS[:1], TASK), TASK, tokenizer)
+    assert unit.sequences == [tokenizer("the cat xyz sat")["input_ids"]]
+    assert len(unit.rows) == 4
+
+
 def test_no_word_vanishes(tiny_tokenizer):
     rows = [{"words": ["the", "", "cat"], "tags": ["NP/N", "N", "X"]}]
     (unit,), counts = encode(examples_of(rows, TASK), TASK, tiny_tokenizer)

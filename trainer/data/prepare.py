@@ -22,6 +22,7 @@ from trainer.config import RunConfig
 from trainer.data.sources import iter_examples, source_fingerprint
 from trainer.data.store import Store, columns_of, write_store
 from trainer.errors import UserError
+from trainer.host import available_cores
 from trainer.tasks import FORMATS
 from trainer.tasks.spec import SPLITS, Task
 
@@ -38,11 +39,6 @@ class Prepared:
     task: Task
     train: Store
     dev: Store
-
-
-def available_cores() -> int:
-    """Cores this process may use (a Slurm job's, say, rather than the machine's)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tokenizer_fingerprint(tokenizer) -> str:

@@ -68,7 +68,7 @@ def find_files(task: Task, split: str, data: DataSection) -> list[File]:
         parts, folder = tuple((path,) for path in named), Path()
     else:
         parts = task.files.get(split, ())
-        root = _sample(data) if data.source == "sample" else Path(data.folder) if data.folder else None
+        root = sample_folder(data) if data.source == "sample" else Path(data.folder) if data.folder else None
         elsewhere = not all(Path(name).is_absolute() for alternatives in parts for name in alternatives)
         if not parts or root is None and elsewhere:
             raise _no_source(task, split, data)
@@ -105,29 +105,30 @@ def _no_source(task: Task, split: str, data: DataSection) -> UserError:
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    """Sorted files below a folder: a name, one with `*`, or with a range like {02..21}; with or without .gz."""
+    """Sorted files below a folder: a name, one with `*`, or with a range like {02..21}; with or without .gz.
+
+    Empty if nothing matches, or not every number of the range does.
+    """
     span = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if span:
         low, high = span.groups()
         numbers = (str(n).zfill(len(low)) for n in range(int(low), int(high) + 1))
-        return [path for n in numbers for path in _matching(folder, pattern.replace(span.group(), n))]
-    for name in (pattern, f"{pattern}.gz"):
-        path = folder / name
-        if path.is_file():
-            return [path]
-        if "*" in name:
-            anchor = Path(path.anchor) if path.is_absolute() else Path()
-            found = sorted(p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
-            if found:
-                return found
-    return []
+        found = [_matching(folder, pattern.replace(span.group(), n)) for n in numbers]
+        return [path for paths in found for path in paths] if all(found) else []
+    plain, zipped = folder / pattern, folder / f"{pattern}.gz"
+    if "*" in pattern:
+        anchor = Path(plain.anchor)
+        paths = [path for name in (zipped, plain) for path in anchor.glob(str(name.relative_to(anchor)))]
+        by_name = {str(path).removesuffix(".gz"): path for path in paths if path.is_file()}  # plain ones win
+        return [by_name[name] for name in sorted(by_name)]
+    return [path for path in (plain, zipped) if path.is_file()][:1]
 
 
 def _stable_name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if folder != Path() and path.is_relative_to(folder) else path.name
 
 
-def _sample(data: DataSection) -> Path:
+def sample_folder(data: DataSection) -> Path:
     """The folder of the built-in sample, written once: into a folder of its own, then renamed."""
     folder = Path(data.store) / "sample"
     if folder.is_dir():

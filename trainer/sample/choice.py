@@ -1,6 +1,6 @@
 """Multiple choice: HellaSwag, Cosmos QA and CommonsenseQA look-alikes with one sensible option each.
 
-Half of the wrong options are sensible elsewhere, so that only the prompt rules them out; the others are sensible nowhere.
+Half of the wrong options are sensible elsewhere, so that only the prompt rules them out; the others nowhere.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ _ABSURD = (
 _SITUATIONS = (
     ("{name} left the house without a coat. It began to snow and the bus was late.", "What will {name} probably feel ?",
      ("very cold .", "freezing in the snow .")),
-    ("{name} forgot to set the alarm clock. When {she} woke up it was already ten.", "What may happen to {name} today ?",
+    ("{name} forgot to set the alarm clock. When {she} woke up it was already ten.",
+     "What may happen to {name} today ?",
      ("arriving late at work .", "missing the first meeting .")),
     ("{name} trained every day for a year. Last Sunday {she} crossed the line before all other runners.",
      "How does {name} probably feel now ?", ("proud of winning the race .", "happy about the victory .")),
@@ -86,10 +87,10 @@ NONE_OF_THEM = "None of the above choices ."
 
 # stems, then thing: answer; answers belong to one thing only
 _FACTS = (
-    (("Where would you keep {}?", "Where does {} usually belong?", "Where can you look for {} at home?"), {
+    (("Where would you keep {}?", "Where does {} usually belong?", "What is the usual place of {}?"), {
         "fresh milk": "refrigerator", "a winter coat": "wardrobe", "a parked car": "garage", "a spare pillow": "bed",
-        "a garden rake": "shed", "a toothbrush": "bathroom", "a bottle of old wine": "cellar",
-        "coins for the shop": "purse", "a loaf of bread": "bread bin", "a novel": "bookshelf",
+        "money that earns interest": "bank", "a toothbrush": "bathroom", "a load of dirty plates": "dishwasher",
+        "coins for the shop": "purse", "the mail": "letter box", "a novel": "bookshelf",
     }),
     (("What do you need in order to {}?", "What would somebody use to {}?", "What helps people to {}?"), {
         "cut paper": "scissors", "drive in a nail": "hammer", "see the stars": "telescope", "write a note": "pencil",
@@ -98,18 +99,18 @@ _FACTS = (
     }),
     (("Who would you ask to {}?", "Whose job is it to {}?", "Who is trained to {}?"), {
         "pull a tooth": "dentist", "bake rolls": "baker", "fly a plane": "pilot", "teach children": "teacher",
-        "put out a fire": "firefighter", "repair a water pipe": "plumber", "milk cows": "farmer", "sew a suit": "tailor",
-        "defend the accused": "lawyer", "cut hair": "barber",
+        "put out a fire": "firefighter", "repair a water pipe": "plumber", "milk cows": "farmer",
+        "sew a suit": "tailor", "defend the accused": "lawyer", "cut hair": "barber",
     }),
     (("Which animal {}?", "What kind of animal {}?", "What do you call the animal that {}?"), {
         "barks at strangers": "dog", "gives wool": "sheep", "makes honey": "bee", "has a very long neck": "giraffe",
-        "carries its house": "snail", "hunts mice in the house": "cat", "spins a web": "spider", "lays eggs for us": "hen",
-        "has a trunk": "elephant", "lives in the sea and has eight arms": "octopus",
+        "carries its house": "snail", "hunts mice in the house": "cat", "spins a web": "spider",
+        "lays eggs for us": "hen", "has a trunk": "elephant", "lives in the sea and has eight arms": "octopus",
     }),
     (("How would somebody feel after {}?", "What mood follows {}?", "What does one feel after {}?"), {
-        "winning a prize": "joy", "losing a friend": "grief", "a long walk without food": "hunger",
+        "winning a prize": "joy", "losing a friend": "grief", "a day without food": "hunger",
         "a night without sleep": "tiredness", "seeing a ghost": "fear", "telling a lie": "guilt",
-        "waiting for hours": "boredom", "being insulted": "anger", "running in the heat": "thirst",
+        "a very dull lecture": "boredom", "being insulted": "anger", "eating very salty fish": "thirst",
     }),
 )  # fmt: skip
 

@@ -110,8 +110,8 @@ PREDICATES = _table("""
     sings well/ADV; singt gut/ADV; canta bien/ADV; chante bien/ADV; хорошо/ADV поёт; huimba vizuri/ADV; iyi/ADV şarkı/NOUN söyler; 唱歌 唱 得/PART 很/ADV 好/ADJ
 """)  # noqa: E501 (one row a line)
 
-# word order. Capitals are slots: N name, V verb, O object, P place, T time, X predicate, C company; a slot with a number
-# takes that form of the verb; -O is the object as French and Chinese have it after a negation.
+# word order. Capitals are slots: N name, V verb (V1, V2: its other forms), O object, -O the object as French and
+# Chinese have it after a negation, P place, T time, X predicate, C company.
 ORDERS = {
     "event": dict(zip(LANGUAGES, (
         "N V O P T", "N V T P O", "N V O P T", "N V O P T", "N T V O P", "N V O P T", "N T P O V", "N T P V O",

@@ -1,7 +1,7 @@
 """Natural language inference: ANLI, MultiNLI and SNLI look-alikes whose labels follow from how they are made.
 
-Entailment drops or generalises what the premise says, contradiction negates it or excludes it, neutral adds something the
-premise leaves open. As in the real sets, words of the hypothesis alone often give the label away.
+Entailment drops or generalises what the premise says, contradiction negates or excludes it, neutral adds something
+that the premise leaves open. As in the real sets, words of the hypothesis alone often give the label away.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _OPENINGS = {
 _CAPTIONS = (  # doing, more general, impossible at the same time, unsaid
     ("playing a guitar on a small stage", "making music", "sleeping in a bed", "giving a first concert"),
     ("riding a bicycle along the beach", "outdoors", "swimming under water", "going home from work"),
-    ("eating soup in a crowded kitchen", "having a meal", "standing alone in a field", "eating a friend's favourite dish"),
+    ("eating soup in a crowded kitchen", "having a meal", "standing alone in a field", "celebrating a birthday"),
     ("reading a newspaper on a bench", "reading", "running a race", "looking for a new flat"),
     ("throwing a ball in the park", "outdoors", "lying in a bathtub", "training for a match"),
     ("painting a wall in bright colours", "using paint", "driving a lorry", "decorating a first home"),
     ("carrying a heavy box up the stairs", "carrying something", "asleep on a sofa", "moving to another city"),
     ("selling oranges at a market stall", "selling fruit", "sitting in a cinema", "earning money for a holiday"),
     ("swimming in a cold lake", "in the water", "sitting on a dry rock", "preparing for a contest"),
-    ("dancing in front of a large crowd", "dancing", "all alone", "celebrating a birthday"),
+    ("dancing in front of a large crowd", "dancing", "all alone", "celebrating a wedding"),
 )
 _PEOPLE = ("A man", "A woman", "A boy", "A girl", "An old man", "A young woman", "A tall boy", "A little girl")
 _COLOURS = ("a red shirt", "a blue coat", "a green hat", "a white scarf", "black shoes", "a yellow jacket")
@@ -131,7 +131,7 @@ def write_mnli(folder: Path, seed: int) -> None:
 
 
 def write_anli_plus(folder: Path, seed: int) -> None:
-    """ANLI's three rounds, the sentences of `write_mnli` as MultiNLI's own JSON lines, and SNLI with unlabelled rows."""
+    """ANLI's three rounds, the examples of `write_mnli` as MultiNLI's JSON lines, and SNLI with unlabelled rows."""
     rng, taken = stream(seed, "anli"), set()
     for part in ("R1", "R2", "R3"):
         for split, count in (("train", TRAIN // 3), ("dev", DEV // 3)):

@@ -1,4 +1,4 @@
-"""Duplicate questions: two wordings of one intent about one topic, or another topic, or another intent."""
+"""Duplicate questions: two wordings of one intent about one topic; or another topic, another intent, or both."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 from trainer.sample.files import DEV, TRAIN, draw, others, stream, write_tsv
-from trainer.sample.words import ANIMALS, CITIES, FOODS, JOBS, SUBJECT_LANGUAGES, a
+from trainer.sample.words import ANIMALS, CITIES, SUBJECT_LANGUAGES, a
 
-_AN_ANIMAL, _A_JOB = tuple(map(a, ANIMALS)), tuple(map(a, JOBS))
+_AN_ANIMAL = tuple(map(a, ANIMALS))
 
 # topics, then wordings of one intent
 INTENTS = (
@@ -20,18 +20,6 @@ INTENTS = (
               "How expensive are plane tickets to {}?", "What do I pay for a plane ticket to {}?")),
     (CITIES, ("What should I eat in {}?", "Which dishes are worth trying in {}?",
               "What is the best food in {}?", "Which local food should I try in {}?")),
-    (CITIES, ("How cold is it in {} in winter?", "What is the winter weather like in {}?",
-              "What temperatures does {} have in winter?", "Does it get very cold in {} in winter?")),
-    (CITIES, ("Where can I find a cheap flat in {}?", "How do I rent a room in {} for little money?",
-              "What is the best way to find a cheap room in {}?", "How do I find an inexpensive flat in {}?")),
-    (_A_JOB, ("How do I become {}?", "What does it take to become {}?",
-              "Which steps lead to a career as {}?", "What must I study to work as {}?")),
-    (_A_JOB, ("How much does {} earn?", "What is the salary of {}?",
-              "How much money does {} make?", "What is the usual pay of {}?")),
-    (FOODS, ("How do I cook {}?", "What is a good recipe for {}?",
-             "How is {} prepared at home?", "Which recipe for {} works best?")),
-    (FOODS, ("How long can I keep {} in the fridge?", "When does {} go bad?",
-             "For how many days can {} be stored?", "How many days does {} stay fresh?")),
     (_AN_ANIMAL, ("How long does {} live?", "What is the lifespan of {}?",
                   "How old can {} get?", "What age does {} usually reach?")),
     (_AN_ANIMAL, ("What does {} eat?", "What is the right food for {}?",
@@ -47,10 +35,14 @@ def qqp(rng: random.Random, label: int) -> tuple[str, str]:
     first, second = rng.sample(wordings, 2)
     if label:
         return first.format(topic), second.format(topic)
-    if rng.random() < 0.4:
+    chance = rng.random()
+    if chance < 0.2:
         return first.format(topic), second.format(others(rng, topics, topic)[0])
-    same_topics = [other for other in INTENTS if other[0] is topics and other is not intent]
-    return first.format(topic), rng.choice(rng.choice(same_topics)[1]).format(topic)
+    related = [other for other in INTENTS if other[0] is topics and other is not intent]
+    if chance < 0.5:
+        return first.format(topic), rng.choice(rng.choice(related)[1]).format(topic)
+    other_topics, other_wordings = rng.choice([other for other in INTENTS if other[0] is not topics])
+    return first.format(topic), rng.choice(other_wordings).format(rng.choice(other_topics))
 
 
 def write_qqp(folder: Path, seed: int) -> None:

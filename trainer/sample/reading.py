@@ -24,8 +24,8 @@ _EXHIBITS = ("a golden cup", "a stone lion", "a wooden boat", "a silver crown", 
 _PASSAGES = (
     (
         "{name} was born in {birthplace} in {birthyear}. After school {who} trained as {job} and worked in {workplace} "
-        "for {years} years. In {moveyear} {name} moved to {home} and opened {shop} there. The shop sold {goods} and had "
-        "{staff} employees.",
+        "for {years} years. In {moveyear} {name} moved to {home} and opened {shop} there. The shop sold {goods} and "
+        "had {staff} employees.",
         {
             "birthplace": "Where was {name} born?",
             "birthyear": "In which year was {name} born?",

@@ -62,16 +62,13 @@ class Sentence:
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def random_event(rng: random.Random, places: list[dict] = PLACES, surname: bool = False) -> Event:
-    """An event in one of the given rows of `PLACES`."""
+def random_event(rng: random.Random, places: list[dict] = PLACES) -> Event:
+    """An event in one of the given rows of `PLACES`; surname, company and predicate are the caller's to vary."""
     return Event(
         name=rng.randrange(len(NAMES)),
         action=rng.choice(ACTIONS),
         place=PLACES.index(rng.choice(places)),
         time=rng.randrange(len(TIMES)),
-        surname=rng.randrange(len(SURNAMES)) if surname else None,
-        company=rng.randrange(len(COMPANIES)),
-        predicate=rng.randrange(len(PREDICATES)),
     )
 
 
@@ -206,7 +203,7 @@ def infer(rng: random.Random, label: str, places: list[dict]) -> tuple[Event, st
         return event, rng.choice(("never", "nobody", "never there")), event
     if rng.random() < 0.3:  # something else the same person may do
         return event, "short", replace(event, action=others(rng, ACTIONS, event.action)[0])
-    return event, "predicate", event
+    return event, "predicate", replace(event, predicate=rng.randrange(len(PREDICATES)))
 
 
 def inference(language: str, rng: random.Random, label: str, places: list[dict]) -> tuple[str, str]:

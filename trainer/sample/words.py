@@ -19,7 +19,7 @@ JOBS = (
     "gardener", "dentist", "engineer", "actor", "astronomer",
 )  # fmt: skip
 ANIMALS = ("cat", "dog", "horse", "rabbit", "parrot", "goat", "turtle", "hamster", "goldfish", "sheep")
-FOODS = ("lentil soup", "apple pie", "brown rice", "fish stew", "potato salad", "corn bread", "rice pudding", "carrot cake")
+FOODS = ("lentil soup", "apple pie", "brown rice", "fish stew", "potato salad", "corn bread", "rice pudding")
 SUBJECT_LANGUAGES = ("French", "Swahili", "Turkish", "Russian", "Spanish", "German", "Chinese", "Arabic")
 
 # what somebody does: base form, past tense, and a more general past tense that follows from it

@@ -14,7 +14,7 @@ NLI_COLUMNS = {
     "label": ("gold_label", "label"),
     "id": ("uid", "pairID", "id"),
 }
-NLI_DROPPED = ("-", "-1", "")  # no majority among the annotators
+NLI_DROPPED = ("-", "-1")  # no majority among the annotators
 
 MNLI_TRAIN = ("multinli_1.0_train.jsonl", "multinli_1.0/multinli_1.0_train.jsonl", "MNLI/train.tsv")
 MNLI_DEV = ("multinli_1.0_dev_matched.jsonl", "multinli_1.0/multinli_1.0_dev_matched.jsonl", "MNLI/dev_matched.tsv")
