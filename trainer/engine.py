@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,12 @@ def start(seconds: int = 1800) -> World:
     from datetime import timedelta
 
     distributed.complete_environment()
+    world = World.from_environment()
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        host.use_cpu_well(world.local_size)
     _quiet_deepspeed()
     import deepspeed
 
@@ -128,12 +135,6 @@ def start(seconds: int = 1800) -> World:
             f"DeepSpeed {deepspeed.__version__} computes wrong bf16 gradients when a module is used twice (DeepSpeed #8224)",
             fix="pip install 'deepspeed>=0.19.4'",
         )
-    world = World.from_environment()
-    if world.device.type == "cuda":
-        torch.cuda.set_device(world.device)
-    else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        host.use_cpu_well(world.local_size)
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
     return world
@@ -157,8 +158,10 @@ class Engine:
         self.accumulation = settings["gradient_accumulation_steps"]
         optimizer = self._optimizer(model, "offload_optimizer" in settings["zero_optimization"])
         self.model = model
-        model.to(world.device)
+        model.to(world.device).train()  # transformers hands encoders over in evaluation mode, without dropout
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+        if self.stage == 0 and dtype != "fp32" and self.accumulation > 1:
+            self.notes.append(f"stage 0 adds up the gradients of {self.accumulation} packs in {dtype}; stages 1 to 3 do in fp32")
         kind = type(self.engine.optimizer).__name__
         self.notes.append(f"optimizer: {type(optimizer).__name__} under {kind}, ZeRO stage {self.stage}, {dtype}")
 
@@ -195,8 +198,11 @@ class Engine:
         """The optimizer step that ends the last micro-step; gives the gradient norm before clipping."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        norm = None
+        if self.stage == 0 and self.dtype == "fp32":  # the one case in which DeepSpeed clips without keeping the norm
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()])
         self.engine.step()
-        return float(self.engine.get_global_grad_norm())
+        return float(self.engine.get_global_grad_norm() if norm is None else norm)
 
     def logits(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Task logits of a pack, without gradients. Every rank must call it equally often (ZeRO-3 gathers weights)."""
@@ -242,6 +248,17 @@ class Engine:
                 state[name] = value.to("cpu", torch.float32, copy=True)
         return state
 
+    def full_gradients(self) -> dict[str, torch.Tensor]:
+        """The step's gradients before clipping, fp32 on the CPU, between its last micro-step and `step`; all ranks must
+        call it, and every rank gets them."""
+        from deepspeed.utils import safe_get_full_grad
+
+        gradients = {}
+        for name, parameter in self.engine.module.named_parameters():
+            gradient = parameter.grad if self.stage == 0 else safe_get_full_grad(parameter)
+            gradients[name] = gradient.detach().to("cpu", torch.float32, copy=True)
+        return gradients
+
     def memory_bytes(self) -> int:
         """Peak memory of this rank: allocated on the GPU, or resident on a CPU."""
         if self.world.device.type == "cuda":
@@ -274,3 +291,4 @@ def _pack_seed(seed: int, step: int, pack: int) -> int:
 def _quiet_deepspeed() -> None:
     """DeepSpeed logs dozens of lines at start; what users need of them is in the run's own notes."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")

@@ -51,19 +51,23 @@ def write_store(folder: Path, chunks: list[dict[str, np.ndarray]], references: I
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        table = pa.table(_arrays(chunks))
-        with pa.OSFile(str(temporary / "units.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=max(1, table.num_rows))  # one batch: columns stay contiguous
+        batch = pa.record_batch(_arrays(chunks))  # a single one: columns stay contiguous
+        with pa.OSFile(str(temporary / "units.arrow"), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
         with open(temporary / "references.jsonl", "w") as file:
             file.writelines(json.dumps(reference, ensure_ascii=False) + "\n" for reference in references)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"cannot write the store {folder}", why=str(error), fix="free some space, or set data.store to a folder elsewhere"
         ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _arrays(chunks: list[dict[str, np.ndarray]]) -> dict[str, pa.Array]:
@@ -90,13 +94,13 @@ class Store:
         self.folder = folder
         try:
             self.manifest = json.loads((folder / "manifest.json").read_text())
-            table = pa.ipc.open_file(pa.memory_map(str(folder / "units.arrow"))).read_all()
+            batch = pa.ipc.open_file(pa.memory_map(str(folder / "units.arrow"))).get_batch(0)
             self._values, self._offsets = {}, {}
             for name in LISTS:
-                column = table.column(name).combine_chunks()  # one batch was written, so nothing is copied
+                column = batch.column(name)
                 self._values[name] = column.values.to_numpy()
                 self._offsets[name] = column.offsets.to_numpy()
-            self.example = table.column("example").combine_chunks().to_numpy()
+            self.example = batch.column("example").to_numpy()
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise UserError(
                 f"the store {folder} is damaged", why=str(error), fix=f"rm -r {folder}, then `xstilts prepare` again"

@@ -13,8 +13,8 @@ from trainer.config import RunConfig
 from trainer.errors import UserError
 
 # Where positions begin: RoBERTa's kind reserves the padding index and what is below it.
-FROM_ZERO = ("bert", "electra")
-AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod")
+FROM_ZERO = ("bert",)
+AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 
 _XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}
 SHAPES = {  # sizes of the published checkpoints (arXiv 1911.02116, 2105.00572), for random weights without a hub
@@ -49,7 +49,8 @@ def encoder_folder(config: RunConfig) -> str:
 
     folder = Path(config.data.store) / "sample-encoder"
     if not (folder / "config.json").is_file():
-        sample_encoder(folder, sample_folder(config.data))
+        with quiet_transformers():
+            sample_encoder(folder, sample_folder(config.data))
     return str(folder)
 
 
@@ -64,7 +65,7 @@ def load_tokenizer(config: RunConfig):
         from dataclasses import replace
 
         name = encoder_folder(replace(config, model=replace(config.model, encoder="sample")))
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, revision=config.model.revision)
         except (OSError, ValueError) as error:
@@ -83,7 +84,7 @@ def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, Ke
     name = encoder_folder(config)
     settings = _encoder_config(config, name)
     settings._attn_implementation = attention
-    with _quiet_transformers():
+    with quiet_transformers():
         if config.model.init == "random":
             torch.manual_seed(config.seed)
             encoder = AutoModel.from_config(settings, add_pooling_layer=False, dtype=torch.float32, attn_implementation=attention)
@@ -146,7 +147,7 @@ def _not_loaded(what: str, name: str, error: Exception, fix: str) -> UserError:
     return UserError(f"cannot load the {what} of {name!r}", why=reason[0] if reason else type(error).__name__, fix=fix)
 
 
-class _quiet_transformers:
+class quiet_transformers:
     """Keeps transformers' progress bars and reports off the terminal; what matters is in KeyReport."""
 
     def __enter__(self):
@@ -156,3 +157,4 @@ class _quiet_transformers:
 
     def __exit__(self, *_):
         transformers.logging.set_verbosity(self.verbosity)
+        transformers.logging.enable_progress_bar()

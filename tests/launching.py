@@ -1,0 +1,81 @@
+"""Starting real runs: the deepspeed launcher, real processes, real kills."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from trainer.events import read_events
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "launch" / "recipes" / "demo.yaml"
+
+
+def deepspeed(arguments: list[str], processes: int, module: str = "trainer", **options) -> subprocess.Popen:
+    """Start `module` through the deepspeed launcher, in a process group of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = Path(sys.executable).with_name("deepspeed")
+    command = [str(launcher), "--num_gpus", str(processes), "--master_port", str(port), "--module", module, *arguments]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 240) -> str:
+    """Wait for success; the output."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        raise AssertionError(f"no end after {timeout} s:\n{output[-3000:]}") from None
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def xstilts(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
+    """One plain process of the command."""
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def steps(run: Path) -> dict[int, dict]:
+    """The step events of a run by step; of a step that was redone, the last."""
+    return {event["step"]: event for event in read_events(run / "events.jsonl") if event["event"] == "step"}
+
+
+def kill_at_step(process: subprocess.Popen, run: Path, step: int, rank: int, timeout: float = 240) -> None:
+    """Kill -9 the process of `rank` as soon as `step` is written, after a random fraction of a step."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "events.jsonl").is_file() and step in steps(run):
+            time.sleep(random.random() * steps(run)[step]["step_seconds"])
+            os.kill(_process_of_rank(process, rank), signal.SIGKILL)
+            process.communicate(timeout=60)
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def _process_of_rank(process: subprocess.Popen, rank: int) -> int:
+    import psutil
+
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if f"--local_rank={rank}" in child.cmdline():
+            return child.pid
+    raise AssertionError(f"no process of rank {rank}")

@@ -1,0 +1,29 @@
+"""Kill -9 at any moment, the same command again: the losses of the unbroken run, digit for digit."""
+
+import random
+
+import pytest
+
+from tests.launching import DEMO, deepspeed, finish, kill_at_step, steps
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_killed_run_continues_bit_identically(stage, store, tmp_path):
+    def command(name):
+        return ["train", str(DEMO), store, f"run.folder={tmp_path}", f"run.name={name}", "train.steps=14",
+                "checkpoint.every_steps=4", "evaluation.limit=1", f"engine.config=ds_configs/zero{stage}.json"]  # fmt: skip
+
+    finish(deepspeed(command("unbroken"), 2))
+    at, rank = random.randint(5, 12), random.randint(0, 1)
+    kill_at_step(deepspeed(command("killed"), 2), tmp_path / "killed", at, rank)
+    killed_at = max(steps(tmp_path / "killed"))
+    output = finish(deepspeed(command("killed"), 2))
+    assert "continued from" in output
+    assert killed_at < 14, "the run was over before it was killed"
+    unbroken, killed = steps(tmp_path / "unbroken"), steps(tmp_path / "killed")
+    assert list(unbroken) == list(range(1, 15))
+    for step, expected in unbroken.items():
+        for field in ("loss", "task_loss", "grad_norm", "example_ids_hash", "learning_rate"):
+            assert killed[step][field] == expected[field], (step, field, at, rank)
+    exports = [tmp_path / name / "export" / "model.safetensors" for name in ("unbroken", "killed")]
+    assert exports[0].read_bytes() == exports[1].read_bytes()
