@@ -48,7 +48,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 demo: $(READY)
 	rm -rf runs/demo
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/deepspeed --num_gpus $(PROCESSES) --log_level warning \
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/deepspeed --num_gpus $(PROCESSES) --log_level error \
 	  --module trainer train launch/recipes/demo.yaml
 
 test: $(READY)

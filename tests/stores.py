@@ -33,7 +33,8 @@ def random_units(task: Task, count: int, seed: int = 0, longest: int = 24, types
             first, last = sorted(random.integers(0, sizes[0] - 3, 2).tolist())
             unit.target = [first, last] if first else [0, 0]
         elif task.format == "token_tagging":
-            unit.rows = sorted(random.choice(np.arange(1, sizes[0] - 1), int(random.integers(1, 5)), replace=False).tolist())
+            words = random.choice(np.arange(1, sizes[0] - 1), int(random.integers(1, 5)), replace=False)
+            unit.rows = sorted(words.tolist())
             unit.target = random.integers(0, len(task.labels), len(unit.rows)).tolist()
         if types:
             unit.types = [random.integers(0, types, size).tolist() for size in sizes]
@@ -44,15 +45,18 @@ def random_units(task: Task, count: int, seed: int = 0, longest: int = 24, types
 def store_of(folder: Path, units: list[Unit], name: str = "store") -> Store:
     examples = 1 + max((unit.example for unit in units), default=-1)
     references = [{"id": str(i)} for i in range(examples)]
-    write_store(folder / name, [columns_of(units)], references, {"fingerprint": {}, "labels": [], "examples": examples, "counts": {}})
+    manifest = {"fingerprint": {}, "labels": [], "examples": examples, "counts": {}}
+    write_store(folder / name, [columns_of(units)], references, manifest)
     return Store(folder / name)
 
 
-def mixed_prepared(folder: Path, train: int = 12, dev: int = 7, **options) -> tuple[dict[str, Prepared], dict[str, list[Unit]]]:
+def mixed_prepared(
+    folder: Path, train: int = 12, dev: int = 7, **options
+) -> tuple[dict[str, Prepared], dict[str, list[Unit]]]:
     """Stores of all four formats, and the units of their training splits."""
     prepared, units = {}, {}
     for name, task in TASKS.items():
         units[name] = random_units(task, train, seed=1, **options)
-        dev_units = random_units(task, dev, seed=2, **options)
-        prepared[name] = Prepared(task, store_of(folder, units[name], f"{name}-train"), store_of(folder, dev_units, f"{name}-dev"))
+        dev_store = store_of(folder, random_units(task, dev, seed=2, **options), f"{name}-dev")
+        prepared[name] = Prepared(task, store_of(folder, units[name], f"{name}-train"), dev_store)
     return prepared, units

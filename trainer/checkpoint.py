@@ -61,8 +61,8 @@ def save_checkpoint(run: Path, step: int, state: dict, write: Callable[[Path], N
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
             _sync(final.parent)
-    except OSError as error:
-        problem = f"{type(error).__name__}: {error}"
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        problem = " ".join(str(error).split())[:300]
     problems = [p for p in distributed.gather_objects(problem) if p]
     if problems:
         raise UserError(

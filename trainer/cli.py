@@ -23,20 +23,23 @@ INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command and leave the process with its exit code: 0 done, 2 something the user can mend."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    arguments = parser().parse_args(_without_local_rank(sys.argv[1:] if argv is None else argv))
+    """Run a command and leave the process with its exit code: 0 done, 2 something the user can mend, 130 interrupted."""
+    _leave(run_command(sys.argv[1:] if argv is None else argv))
+
+
+def run_command(argv: list[str]) -> int:
+    """Run a command; its exit code. An error the user can mend is said on standard error, without a traceback."""
+    arguments = parser().parse_args(_without_local_rank(argv))
     try:
         arguments.run(arguments)
-        code = 0
+        return 0
     except UserError as error:
-        code = error.exit_code
         rank = int(os.environ.get("RANK", 0))
         _say(f"error: {error}" if rank == 0 else f"[rank {rank}] error: {error.what}", error=True)
+        return error.exit_code
     except KeyboardInterrupt:
-        code = INTERRUPTED
         _say("interrupted", error=True)
-    _leave(code)
+        return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,12 +140,12 @@ def _without_local_rank(argv: list[str]) -> list[str]:
 
 
 def _leave(code: int) -> None:
-    """Exit at once, also when other ranks wait in a collective: the launcher then stops them."""
+    """End the process, also when other ranks wait in a collective for it: the launcher then stops them."""
     sys.stdout.flush()
     sys.stderr.flush()
-    import torch.distributed as dist
+    if code == 0 and "torch" in sys.modules:
+        import torch.distributed as dist
 
-    if code == 0 and dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-    if code or "RANK" in os.environ:
-        os._exit(code)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    os._exit(code)

@@ -235,7 +235,8 @@ class Engine:
             raise UserError(f"DeepSpeed could not load {folder}", fix="checkpoint.resume=false starts the run afresh")
 
     def full_state(self) -> dict[str, torch.Tensor]:
-        """The fp32 weights of the whole model on the CPU of rank 0 (empty elsewhere); all ranks must call it."""
+        """The fp32 weights of the whole model on the CPU of rank 0 (empty elsewhere), valid until the next step; all
+        ranks must call it."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         state = {}
@@ -245,7 +246,7 @@ class Engine:
             else:
                 value = safe_get_full_fp32_param(parameter)
             if self.world.first:
-                state[name] = value.to("cpu", torch.float32, copy=True)
+                state[name] = value.to("cpu", torch.float32)
         return state
 
     def full_gradients(self) -> dict[str, torch.Tensor]:

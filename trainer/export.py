@@ -19,6 +19,7 @@ from transformers import AutoModel
 from trainer import __version__, checkpoint
 from trainer.config import RunConfig, dump_recipe
 from trainer.errors import UserError
+from trainer.model.encoder import quiet_transformers
 from trainer.tasks.spec import Task
 
 PROBE_SEQUENCES = 12
@@ -81,10 +82,13 @@ def write_export(
     try:
         temporary.mkdir(parents=True)
         encoder_config = type(encoder_config).from_dict(encoder_config.to_dict())
-        encoder = AutoModel.from_config(encoder_config, add_pooling_layer=False, dtype=torch.float32)
+        with torch.device("meta"):  # a shell for the weights, so that a large model is not held twice
+            encoder = AutoModel.from_config(encoder_config, add_pooling_layer=False, dtype=torch.float32)
         below = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-        encoder.load_state_dict(below, strict=True)
-        encoder.save_pretrained(temporary)
+        encoder.load_state_dict(below, strict=True, assign=True)
+        with quiet_transformers():
+            encoder.save_pretrained(temporary)
+        del encoder, below
         tokenizer.save_pretrained(temporary)
         heads = {name.removeprefix("heads."): v.contiguous() for name, v in state.items() if name.startswith("heads.")}
         save_file(heads, str(temporary / "heads.safetensors"))

@@ -50,7 +50,12 @@ def test_tokens_positions_and_offsets(data):
     assert batch.units == {name: 2 for name in TASKS}
     assert not batch.token_type_ids.any()
     kinds = {name: getattr(batch, name).dtype for name in ("input_ids", "position_ids", "token_type_ids", "cu_seqlens")}
-    assert kinds == {"input_ids": torch.int64, "position_ids": torch.int64, "token_type_ids": torch.int64, "cu_seqlens": torch.int32}
+    assert kinds == {
+        "input_ids": torch.int64,
+        "position_ids": torch.int64,
+        "token_type_ids": torch.int64,
+        "cu_seqlens": torch.int32,
+    }
 
 
 def test_heads_read_the_right_tokens(data):

@@ -18,7 +18,8 @@ LENGTHS = {
 }
 SIZES = {"pairs": 40_000, "windows": 9_000, "options": 4_000, "sentences": 8_000}
 RATES = {"pairs": 0.55, "windows": 0.2, "options": 0.15, "sentences": 0.1}
-COARSE = {"pairs": 0.01, "windows": 0.49, "options": 0.49, "sentences": 0.01}  # little to fill gaps with: units must wait
+# Little to fill gaps with, so that units must wait.
+COARSE = {"pairs": 0.01, "windows": 0.49, "options": 0.49, "sentences": 0.01}
 
 
 def lengths(name: str) -> np.ndarray:
@@ -74,6 +75,15 @@ def test_a_pack_never_overflows_and_its_tokens_are_counted_right():
         assert counts[0] == sum(int(np.sum(pack.tasks == 0)) for pack in plan.packs)
 
 
+def drawn_until(state: dict, stream: Stream) -> list[tuple[int, int]]:
+    """(task, unit) of everything a fresh stream gives up to where a plan's state has it."""
+    drawn = []
+    while stream.block <= state["stream"]["block"]:
+        used = None if stream.block < state["stream"]["block"] else state["at"]
+        drawn += list(zip(*(part.tolist() for part in stream.next_block()), strict=True))[:used]
+    return drawn
+
+
 @pytest.mark.parametrize("rates", [RATES, COARSE])
 def test_every_drawn_unit_is_placed_exactly_once(rates):
     """After whole windows, packs and the units still waiting are what the stream drew, nothing twice or lost."""
@@ -82,13 +92,25 @@ def test_every_drawn_unit_is_placed_exactly_once(rates):
     for _ in range(3):
         placed += pairs(steps(plan, plan.window_packs // 8))
     state = plan.next_step().state  # says what the last whole window left over
-    stream, drawn = Stream(SIZES, rates, 5), []
-    while stream.block < state["stream"]["block"]:
-        drawn += zip(*(part.tolist() for part in stream.next_block()), strict=True)
-    drawn += list(zip(*(part.tolist() for part in stream.next_block()), strict=True))[: state["at"]]
     waiting = [tuple(pair) for pair in state["missed"]]
     assert waiting
-    assert sorted(placed + waiting) == sorted(drawn)
+    assert sorted(placed + waiting) == sorted(drawn_until(state, Stream(SIZES, rates, 5)))
+
+
+def test_units_wait_more_than_one_window_when_they_must():
+    """Halves (and a token) keep wholes out; a window that is full with waiting wholes leaves other waiting ones."""
+    sizes, rates = {"halves": 60, "wholes": 60}, {"halves": 0.5, "wholes": 0.5}
+    tokens = [np.full(60, (1 << 17) + 1), np.full(60, 1 << 18)]
+    plan = Planner(Stream(sizes, rates, 0), tokens, 1 << 18, 2)
+    assert plan.window_packs == 2
+    placed, waited = [], 0
+    for _ in range(200):
+        step = plan.next_step()
+        waiting = [tuple(pair) for pair in step.state["missed"]]
+        assert sorted(placed + waiting) == sorted(drawn_until(step.state, Stream(sizes, rates, 0)))
+        waited = max(waited, len(waiting) - len(set(waiting) & set(pairs([step]))))
+        placed += pairs([step])
+    assert waited > 2
 
 
 def test_no_unit_waits_for_long():

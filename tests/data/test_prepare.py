@@ -26,7 +26,12 @@ def config(tmp_path) -> RunConfig:
     data = tmp_path / "data"
     for name in TASKS:
         (data / name).mkdir(parents=True)
-    rows = [pair("the cat sat"), pair("a house", "-"), pair("the city", "entailment"), pair("a red dog", "contradiction")]
+    rows = [
+        pair("the cat sat"),
+        pair("a house", "-"),
+        pair("the city", "entailment"),
+        pair("a red dog", "contradiction"),
+    ]
     (data / "mnli/train.jsonl").write_text("".join(rows))
     (data / "mnli/dev.jsonl").write_text(pair("the man"))
     (data / "ccg/train.stagged").write_text("the|DT|NP/N cat|NN|N sat|VB|S\na|DT|NP/N dog|NN|N\n")
@@ -36,7 +41,6 @@ def config(tmp_path) -> RunConfig:
 
 def with_data(config: RunConfig, **changes) -> RunConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
-
 
 
 def test_what_the_table_says(config, tiny_tokenizer):
@@ -60,9 +64,10 @@ def test_what_is_opened(config, tiny_tokenizer):
     expected = [tiny_tokenizer(first, "the dog ran")["input_ids"] for first in ("the cat sat", "the city", "a red dog")]
     train = opened["mnli"].train
     assert [train.column("tokens", i).tolist() for i in range(len(train))] == expected
-    assert [train.column("target", i).tolist() for i in range(3)] == [[MNLI.labels.index(label)] for label in ("neutral", "entailment", "contradiction")]
+    labels = ["neutral", "entailment", "contradiction"]
+    assert [train.column("target", i).tolist() for i in range(3)] == [[MNLI.labels.index(label)] for label in labels]
     assert train.used_vocabulary().tolist() == sorted({token for sequence in expected for token in sequence})
-    assert [reference["label"] for reference in train.references()] == ["neutral", "entailment", "contradiction"]
+    assert [reference["label"] for reference in train.references()] == labels
     assert opened["ccg"].task.labels == ("N", "NP/N", "S")
     assert opened["ccg"].dev.column("target", 0).tolist() == [1, -1]
 
@@ -106,7 +111,13 @@ def test_another_tokenizer_makes_it_stale(config, tiny_tokenizer):
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_length": 20}, {"labels": MNLI.labels[::-1]}, {"label_names": {"e": "entailment"}}, {"drop_labels": ("-", "x")}]
+    "change",
+    [
+        {"max_length": 20},
+        {"labels": MNLI.labels[::-1]},
+        {"label_names": {"e": "entailment"}},
+        {"drop_labels": ("-", "x")},
+    ],
 )
 def test_another_definition_makes_it_stale(config, tiny_tokenizer, change):
     prepare(config, TASKS, tiny_tokenizer)

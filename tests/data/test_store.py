@@ -4,8 +4,8 @@ import os
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.stores import TASKS, random_units, store_of
 
+from tests.stores import TASKS, random_units, store_of
 from trainer.data import store as store_module
 from trainer.data.store import LISTS, Store, columns_of, write_store
 from trainer.errors import UserError

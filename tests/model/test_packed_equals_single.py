@@ -1,4 +1,4 @@
-"""The promise that packing changes nothing: against one sequence at a time, with plain attention and independent heads."""
+"""Packing changes nothing: against one sequence at a time, with plain attention and heads written anew."""
 
 import numpy as np
 import pytest

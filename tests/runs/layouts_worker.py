@@ -19,6 +19,7 @@ STAGES = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 
 def run(config, steps: int) -> dict:
     session = open_session(config, lambda total: [])
+    assert all(module.training for module in session.engine.model.modules()), "part of the model is without dropout"
     tasks = {name: item.task for name, item in session.prepared.items()}
     result = {"hashes": [], "losses": [], "fill": []}
     for step, data in zip(range(1, steps + 1), session.loader(), strict=False):

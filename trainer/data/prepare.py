@@ -160,15 +160,19 @@ def _prepare_split(config, task, split, tokenizer, fingerprint, folder, progress
 
 def _examples(config: RunConfig, task: Task, split: str, counts: Counter) -> Iterator[tuple[str, dict]]:
     read = FORMATS[task.format].example
-    for place, row in iter_examples(task, split, config.data):
-        try:
-            example = read(row, task)
-        except ValueError as error:
-            raise UserError(f"{place}: {error}", why=f"read as {task.name} ({task.format})") from None
-        if example is None:
-            counts["dropped"] += 1
-        else:
-            yield place, example
+    try:
+        for place, row in iter_examples(task, split, config.data):
+            try:
+                example = read(row, task)
+            except ValueError as error:
+                raise UserError(f"{place}: {error}", why=f"read as {task.name} ({task.format})") from None
+            if example is None:
+                counts["dropped"] += 1
+            else:
+                yield place, example
+    except UserError as error:
+        error.fix = error.fix or f"mend or remove it, or check that this is a file of {task.name}; then the same command again"
+        raise
 
 
 def _chunks(config, task, split, counts) -> Iterator[tuple[int, list[dict]]]:

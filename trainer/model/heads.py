@@ -123,7 +123,8 @@ class HeadBank(nn.Module):
 
 def _initialise(head: nn.Module, seed: int, name: str) -> nn.Module:
     """Normal(0, 0.02) weights and zero biases, from a generator of the head's own: other heads change nothing."""
-    generator = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
+    mixed = zlib.crc32(f"{seed} {name}".encode())  # torch's CPU generator ignores all but the lowest 32 bits
+    generator = torch.Generator().manual_seed(mixed)
     for parameter_name, parameter in head.named_parameters():
         if parameter_name.endswith("bias"):
             nn.init.zeros_(parameter)

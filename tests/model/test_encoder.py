@@ -1,0 +1,162 @@
+import copy
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, ElectraConfig, GPT2Config, XLMRobertaForMaskedLM
+
+from tests.model.encoders import CONFIGS
+from trainer.config import ModelSection, RunConfig
+from trainer.errors import UserError
+from trainer.model.attention import SDPA
+from trainer.model.encoder import SHAPES, load_encoder, load_tokenizer, position_offset
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A masked language model as it is published: an encoder without pooler, and a head that is not needed."""
+    path = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(5)
+    XLMRobertaForMaskedLM(copy.deepcopy(CONFIGS["xlm-roberta"])).save_pretrained(path)
+    return path
+
+
+def recipe(encoder, seed: int = 0, **model) -> RunConfig:
+    return RunConfig(seed=seed, model=ModelSection(encoder=str(encoder), **model))
+
+
+def state(encoder) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in encoder.parameters()])
+
+
+def test_weights_come_from_the_checkpoint(folder):
+    encoder, report = load_encoder(recipe(folder), SDPA)
+    saved = load_file(folder / "model.safetensors")
+    for name, parameter in encoder.named_parameters():
+        assert torch.equal(parameter, saved[f"roberta.{name}"])
+        assert parameter.dtype == torch.float32 and parameter.device.type == "cpu"
+    assert encoder.config._attn_implementation == SDPA
+    assert not any("pooler" in name for name, _ in encoder.named_parameters())
+    assert report.loaded == len(list(encoder.parameters())) and report.new == ()
+    assert report.ignored and all("lm_head" in name for name in report.ignored)
+
+
+def test_the_report_in_words(folder):
+    _, report = load_encoder(recipe(folder), SDPA)
+    assert str(report).startswith(f"encoder weights: {report.loaded} loaded, 0 new, 5 (lm_head.bias, ")
+    assert str(report).endswith(", ...) ignored")
+    _, report = load_encoder(recipe(folder, init="random"), SDPA)
+    assert (report.loaded, report.ignored) == (0, ()) and "embeddings.word_embeddings.weight" in report.new
+
+
+def test_random_weights_follow_the_seed(folder):
+    published, (first, _), (again, _), (other, _) = (
+        load_encoder(recipe(folder), SDPA)[0],
+        *(load_encoder(recipe(folder, seed, init="random"), SDPA) for seed in (1, 1, 2)),
+    )
+    assert torch.equal(state(first), state(again))
+    assert not torch.equal(state(first), state(other))
+    assert not torch.equal(state(first), state(published))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_the_override_reaches_every_dropout(tmp_path, kind, init):
+    AutoModel.from_config(copy.deepcopy(CONFIGS[kind])).save_pretrained(tmp_path)
+    for asked, expected in ((None, 0.1), (0.37, 0.37), (0.0, 0.0)):
+        encoder, _ = load_encoder(recipe(tmp_path, dropout=asked, init=init), SDPA)
+        found = [module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)]
+        assert len(found) >= 1 + 2 * CONFIGS[kind].num_hidden_layers and set(found) == {expected}
+        assert encoder.config.hidden_dropout_prob == encoder.config.attention_probs_dropout_prob == expected
+
+
+def test_missing_weights_are_refused(folder, tmp_path):
+    weights = load_file(folder / "model.safetensors")
+    gone = "roberta.encoder.layer.1.output.dense.bias"
+    del weights[gone]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(UserError, match="lacks 1 of the encoder's weights") as caught:
+        load_encoder(recipe(tmp_path), SDPA)
+    assert "layer.1.output.dense.bias" in caught.value.what and "model.init=random" in caught.value.fix
+    load_encoder(recipe(tmp_path, init="random"), SDPA)
+
+
+def test_weights_of_another_shape_are_refused(folder, tmp_path):
+    weights = load_file(folder / "model.safetensors")
+    weights["roberta.embeddings.word_embeddings.weight"] = torch.zeros(9, 32)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(UserError, match="cannot load the weights"):
+        load_encoder(recipe(tmp_path), SDPA)
+
+
+@pytest.mark.parametrize("config", [GPT2Config(n_layer=1), ElectraConfig()], ids=["gpt2", "electra"])
+def test_other_kinds_of_models_are_refused(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"is of type '{config.model_type}'") as caught:
+        load_encoder(recipe(tmp_path), SDPA)
+    assert "xlm-roberta" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "load", [lambda config: load_encoder(config, SDPA), load_tokenizer], ids=["encoder", "tokenizer"]
+)
+@pytest.mark.parametrize("name", ["nobody/there-is-no-such-model", "/no/such/folder"])
+def test_out_of_reach(monkeypatch, name, load):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="cannot load the (config|tokenizer) of") as caught:
+        load(recipe(name))
+    assert name in caught.value.what and caught.value.why and "model." in caught.value.fix
+
+
+@pytest.mark.parametrize("kind, offset", [(kind, 0 if kind == "bert" else 2) for kind in CONFIGS])
+def test_position_offset(kind, offset):
+    assert position_offset(CONFIGS[kind]) == offset
+
+
+PARAMETERS = {  # hidden size, layers, inner size, vocabulary (arXiv 1911.02116; 2105.00572)
+    "xlm-roberta-base": (768, 12, 3072, 250002),
+    "xlm-roberta-large": (1024, 24, 4096, 250002),
+    "xlm-roberta-xl": (2560, 36, 10240, 250880),
+    "xlm-roberta-xxl": (4096, 48, 16384, 250880),
+}
+
+
+def test_every_shape_is_counted():
+    assert SHAPES.keys() == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_published_sizes(name):
+    """Against the sum of the layers' sizes; base and large also against known counts without a pooler."""
+    with torch.device("meta"):
+        encoder, _ = load_encoder(recipe(name, init="random"), SDPA)
+    found = sum(parameter.numel() for parameter in encoder.parameters())
+    hidden, layers, inner, vocabulary = PARAMETERS[name]
+    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + hidden + inner + 4 * hidden
+    # words, positions, one token type; a norm behind the embeddings, or (XL and XXL) behind the last layer
+    assert found == (vocabulary + 514 + 1) * hidden + 2 * hidden + layers * layer
+    millions = {"xlm-roberta-base": 277.5, "xlm-roberta-large": 558.8}
+    if name in millions:
+        assert found / 1e6 == pytest.approx(millions[name], abs=0.06)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_gradient_checkpointing_changes_memory_only(folder, dropout):
+    gradients, runs = [], []
+    for checkpointing in (False, True):
+        encoder, _ = load_encoder(recipe(folder, dropout=dropout, gradient_checkpointing=checkpointing), SDPA)
+        encoder.train()
+        query = encoder.encoder.layer[0].attention.self.query
+        query.register_forward_hook(lambda *_, at=checkpointing: runs.append(at))
+        torch.manual_seed(7)
+        tokens = torch.arange(5, 45)[None]
+        positions = torch.cat([torch.arange(15), torch.arange(25)])[None] + 2
+        offsets = torch.tensor([0, 15, 40], dtype=torch.int32)
+        hidden = encoder(input_ids=tokens, position_ids=positions, cu_seqlens=offsets, max_seqlen=25).last_hidden_state
+        (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()]))
+    assert runs == [False, True, True]  # with checkpointing, the forward pass runs again in the backward pass
+    assert gradients[0].abs().max() > 0 and torch.equal(*gradients)
