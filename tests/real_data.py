@@ -29,7 +29,9 @@ def _is_dev(group: str) -> bool:
     return int(hashlib.md5(group.encode()).hexdigest()[:8], 16) < DEV_SHARE * 16**8
 
 
-def _write(folder: Path, suffix: str, items: Iterable, group: Callable[[object], str], lines: Callable[[list], str]) -> None:
+def _write(
+    folder: Path, suffix: str, items: Iterable, group: Callable[[object], str], lines: Callable[[list], str]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     items = list(items)
     for split, wanted in (("train", False), ("dev", True)):
@@ -42,7 +44,13 @@ def _jsonl(rows: list[dict]) -> str:
 
 def _squad(name: str, path: str, out: Path) -> None:
     paragraphs = [p for article in json.load(_open(path))["data"] for p in article["paragraphs"]]
-    _write(out / name, "json", paragraphs, lambda p: p["context"], lambda ps: json.dumps({"data": [{"title": "", "paragraphs": ps}]}))
+    _write(
+        out / name,
+        "json",
+        paragraphs,
+        lambda p: p["context"],
+        lambda ps: json.dumps({"data": [{"title": "", "paragraphs": ps}]}),
+    )
 
 
 def _tsv(rows: list[list[str]], header: list[str]) -> str:
@@ -60,7 +68,9 @@ def build(out: Path) -> None:
     xnli = [line.rstrip("\r\n").split("\t") for line in _open("xnli/dev-en.tsv.gz")]
     pairs = [{"premise": a, "hypothesis": b, "label": label} for a, b, label in xnli]
     _write(out / "mnli", "jsonl", pairs, lambda r: r["premise"], _jsonl)
-    quora = [line.rstrip("\r\n").split("\t") for part in ("dev", "test") for line in _open(f"paraphrase/quora/{part}.txt.gz")]
+    quora = [
+        line.rstrip("\r\n").split("\t") for part in ("dev", "test") for line in _open(f"paraphrase/quora/{part}.txt.gz")
+    ]
     header = ["question1", "question2", "is_duplicate"]
     _write(out / "qqp", "tsv", quora, lambda r: r[0], lambda rows: _tsv(rows, header))
     _squad("squad_v1", "squad1/dev-v1.1-answerable-half.json.gz", out)

@@ -1,10 +1,10 @@
 """Checkpoints: written beside, verified, renamed into place; a kill at any moment leaves the previous one whole.
 
-    checkpoints/step-N/
-        manifest.json       size and xxh3 checksum of every file below
-        state.json          step, position in the data, what the run was: plain JSON
-        probe.safetensors   hidden states of the live model on a few sequences, for export to compare with
-        engine/             what DeepSpeed saves, every rank's part
+checkpoints/step-N/
+    manifest.json       size and xxh3 checksum of every file below
+    state.json          step, position in the data, what the run was: plain JSON
+    probe.safetensors   hidden states of the live model on a few sequences, for export to compare with
+    engine/             what DeepSpeed saves, every rank's part
 """
 
 from __future__ import annotations

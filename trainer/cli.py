@@ -6,7 +6,8 @@
     xstilts evaluate MODEL_OR_RUN [key=value ...]
     xstilts export RUN OUT [key=value ...]
 
-`python -m trainer` is the same command; start it with `deepspeed --module trainer ...` or torchrun for several processes.
+`python -m trainer` is the same command; for several processes start it with
+`deepspeed --module trainer ...` or torchrun.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command and leave the process with its exit code: 0 done, 2 something the user can mend, 130 interrupted."""
+    """Run a command and leave the process with its exit code: 0 done, 2 an error of the user's, 130 interrupted."""
     _leave(run_command(sys.argv[1:] if argv is None else argv))
 
 
@@ -60,7 +61,13 @@ def parser() -> argparse.ArgumentParser:
     add("prepare", prepare, "tokenise a recipe's data once, into its store", recipe)
     add("train", train, "train a recipe; continues by itself when the run has a checkpoint", recipe)
     add("evaluate", evaluate, "score an export or a run on its tasks' dev sets", ("model", "a run folder or an export"))
-    add("export", export, "write a run's encoder as a plain Hugging Face folder", ("folder", "a run folder"), ("out", "the new folder"))
+    add(
+        "export",
+        export,
+        "write a run's encoder as a plain Hugging Face folder",
+        ("folder", "a run folder"),
+        ("out", "the new folder"),
+    )
     return command
 
 
@@ -100,7 +107,13 @@ def train(arguments) -> None:
     with session.events:
         scores = run_loop(session)
         out = session.export(config.run_folder / "export", scores)
-        session.events.emit("finish", step=session.total_steps, run=str(config.run_folder), export=str(out), events=str(config.run_folder / "events.jsonl"))
+        session.events.emit(
+            "finish",
+            step=session.total_steps,
+            run=str(config.run_folder),
+            export=str(out),
+            events=str(config.run_folder / "events.jsonl"),
+        )
 
 
 def evaluate(arguments) -> None:
@@ -119,7 +132,7 @@ def export(arguments) -> None:
     from trainer import restore
 
     out, difference = restore.export_run(arguments.folder, arguments.out, arguments.overrides)
-    _say(f"exported {arguments.folder} to {out}: hidden states equal the live model's to {difference:.1e} standard deviations")
+    _say(f"exported {arguments.folder} to {out}: its hidden states are the live model's to {difference:.1e} deviations")
 
 
 def _console():

@@ -139,7 +139,8 @@ CHOICES = {
 }
 POSITIVE = (
     "mixture.temperature", "mixture.cap", "mixture.unimax_epochs", "train.steps", "train.epochs",
-    "train.packs_per_step", "train.pack_tokens", "train.learning_rate", "train.clip", "checkpoint.every_steps",
+    "train.packs_per_step", "train.pack_tokens", "train.learning_rate", "train.epsilon", "train.clip",
+    "checkpoint.every_steps",
     "checkpoint.every_minutes", "checkpoint.keep", "evaluation.every_steps", "evaluation.limit",
     "evaluation.pack_tokens", "log.every_steps", "data.max_length",
 )  # fmt: skip
@@ -178,7 +179,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     base = tree.pop("base", None)
     if base is None:
         return tree
-    return _merge(_read_tree(path.parent / base, (*seen, path.resolve())), tree)
+    return _merge(_read_tree(path.parent / str(base), (*seen, path.resolve())), tree)
 
 
 def _merge(below: dict, above: dict) -> dict:
@@ -277,6 +278,13 @@ def _check(config: RunConfig) -> None:
         value = _get(config, key)
         if value is not None and not value > 0:
             raise UserError(f"recipe key {key} must be above 0, not {value!r}")
+    for key in ("train.weight_decay", "data.workers"):
+        if _get(config, key) < 0:
+            raise UserError(f"recipe key {key} must be at least 0, not {_get(config, key)!r}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"recipe key seed must be at least 0 and below 2^32, not {config.seed}")
+    if not all(0 <= beta < 1 for beta in config.train.betas):
+        raise UserError(f"recipe key train.betas must be at least 0 and below 1, not {list(config.train.betas)}")
     if not 0 <= config.train.warmup <= 1:
         raise UserError(f"recipe key train.warmup is a share of the steps, between 0 and 1, not {config.train.warmup}")
     if config.model.dropout is not None and not 0 <= config.model.dropout < 1:

@@ -90,7 +90,7 @@ def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, A
         "gradient_clipping": config.train.clip,
         "bf16": {"enabled": dtype == "bf16"},
         "fp16": {"enabled": dtype == "fp16"},
-        # Stage 0 can only accumulate in the parameters' dtype; elsewhere fp32, so that many packs add up exactly enough.
+        # Stage 0 can only accumulate in the parameters' dtype; elsewhere fp32, which loses nothing over many packs.
         "data_types": {"grad_accum_dtype": dtype if stage == 0 else "fp32"},
     }
     for key, value in derived.items():
@@ -102,7 +102,7 @@ def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, A
                 raise UserError(
                     f"{config.engine.config} sets {name} to {have!r}, but the recipe makes it {want!r}",
                     why="two places would decide one thing",
-                    fix=f"delete {name} from {config.engine.config}, or set it to \"auto\"",
+                    fix=f'delete {name} from {config.engine.config}, or set it to "auto"',
                 )
         settings[key] = {**given, **value} if isinstance(value, dict) else value
     for key in ("optimizer", "scheduler"):
@@ -132,9 +132,11 @@ def start(seconds: int = 1800) -> World:
 
     if deepspeed.__version__ in BROKEN:
         raise UserError(
-            f"DeepSpeed {deepspeed.__version__} computes wrong bf16 gradients when a module is used twice (DeepSpeed #8224)",
+            f"DeepSpeed {deepspeed.__version__} computes wrong bf16 gradients where a module is shared (DeepSpeed #8224)",
             fix="pip install 'deepspeed>=0.19.4'",
         )
+    # Only its inference uses this kernel, which every process compiles, and which leaves 69 MB a process in /dev/shm.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
     return world
@@ -159,9 +161,13 @@ class Engine:
         optimizer = self._optimizer(model, "offload_optimizer" in settings["zero_optimization"])
         self.model = model
         model.to(world.device).train()  # transformers hands encoders over in evaluation mode, without dropout
-        self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=settings, dist_init_required=False
+        )
         if self.stage == 0 and dtype != "fp32" and self.accumulation > 1:
-            self.notes.append(f"stage 0 adds up the gradients of {self.accumulation} packs in {dtype}; stages 1 to 3 do in fp32")
+            self.notes.append(
+                f"stage 0 adds up the gradients of {self.accumulation} packs in {dtype}; stages 1 to 3 do in fp32"
+            )
         kind = type(self.engine.optimizer).__name__
         self.notes.append(f"optimizer: {type(optimizer).__name__} under {kind}, ZeRO stage {self.stage}, {dtype}")
 
@@ -274,7 +280,9 @@ def full_state_of_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     _quiet_deepspeed()
     states = sorted((folder / "state").glob("mp_rank_*_model_states.pt"))
     if states and not list((folder / "state").glob("*_optim_states.pt")):  # stage 0: the module is whole in one file
-        return {n: v.float() for n, v in torch.load(states[0], map_location="cpu", weights_only=False)["module"].items()}
+        return {
+            n: v.float() for n, v in torch.load(states[0], map_location="cpu", weights_only=False)["module"].items()
+        }
     return {n: v.clone() for n, v in get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state").items()}
 
 

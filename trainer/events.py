@@ -12,6 +12,7 @@ Kinds and their fields (a kind may carry more):
                 pack_fill, learning_rate, grad_norm, step_seconds, useful_tokens_per_second, memory_bytes
     evaluation  step, scores {task: {metric: value}}
     checkpoint, resume, export    step, path
+    progress    what, and how far it is: signs of life of a long evaluation
     warning     message
     finish      where everything lies
 """

@@ -23,7 +23,11 @@ from trainer.model.encoder import quiet_transformers
 from trainer.tasks.spec import Task
 
 PROBE_SEQUENCES = 12
-TOLERANCE = {"fp32": 2e-4, "bf16": 0.15, "fp16": 0.05}  # largest difference of a hidden state, in units of their deviation
+TOLERANCE = {
+    "fp32": 2e-4,
+    "bf16": 0.15,
+    "fp16": 0.05,
+}  # largest difference of a hidden state, in units of their deviation
 
 Probe = dict[str, torch.Tensor]
 
@@ -31,7 +35,9 @@ Probe = dict[str, torch.Tensor]
 def probe_hidden_states(session) -> Probe:
     """Hidden states of the live model on a few dev sequences; all ranks must call it."""
     collator, names = session.dev_collator(), list(session.prepared)
-    chosen = [(task, unit) for unit in range(2) for task in range(len(names)) if unit < len(session.prepared[names[task]].dev)]
+    chosen = [
+        (task, unit) for unit in range(2) for task in range(len(names)) if unit < len(session.prepared[names[task]].dev)
+    ]
     pairs = np.array(chosen[:PROBE_SEQUENCES])
     batch = collator(pairs[:, 0], pairs[:, 1])
     hidden = session.engine.hidden_states(batch.to(session.world.device)).cpu()
@@ -92,7 +98,9 @@ def write_export(
         tokenizer.save_pretrained(temporary)
         heads = {name.removeprefix("heads."): v.contiguous() for name, v in state.items() if name.startswith("heads.")}
         save_file(heads, str(temporary / "heads.safetensors"))
-        (temporary / "heads.json").write_text(json.dumps(_head_description(tasks, config), indent=1, ensure_ascii=False))
+        (temporary / "heads.json").write_text(
+            json.dumps(_head_description(tasks, config), indent=1, ensure_ascii=False)
+        )
         dump_recipe(config, temporary / "recipe.yaml")
         (temporary / "README.md").write_text(model_card(config, tasks, scores, step))
         difference = compare_with_probe(temporary, probe)
@@ -105,7 +113,9 @@ def write_export(
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
     except OSError as error:
-        raise UserError(f"cannot write the export {out}", why=str(error), fix="free some space, or choose another folder") from None
+        raise UserError(
+            f"cannot write the export {out}", why=str(error), fix="free some space, or choose another folder"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return difference
@@ -128,7 +138,9 @@ def compare_with_probe(folder: Path, probe: Probe) -> float:
 def _head_description(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Any]:
     described = {}
     for name, task in tasks.items():
-        fields = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in ("adapt", "hub", "files")}
+        fields = {
+            f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in ("adapt", "hub", "files")
+        }
         described[name] = fields
     return {"format": 1, "share": config.model.heads == "family", "seed": config.seed, "tasks": described}
 
@@ -141,7 +153,11 @@ def model_card(config: RunConfig, tasks: Mapping[str, Task], scores: dict[str, A
         shown = ", ".join(f"{metric} {value:.2f}" for metric, value in found.items()) or "not evaluated"
         rows.append(f"| {name} | {task.format.replace('_', ' ')} | {shown} |")
     sample = config.data.source == "sample" or config.model.encoder == "sample"
-    warning = "\n**Made with the built-in sample: it shows that the machine works, not that the method does.**\n" if sample else ""
+    warning = (
+        "\n**Made with the built-in sample: it shows that the machine works, not that the method does.**\n"
+        if sample
+        else ""
+    )
     table = "\n".join(rows)
     return f"""---
 library_name: transformers
@@ -151,8 +167,8 @@ tags: [xstilts, intermediate-task-training]
 
 # {config.run.name}
 
-An encoder after English intermediate-task training (arXiv 2005.13013), started from `{config.model.encoder}` and trained
-for {step if step is not None else config.train.steps} steps on {len(tasks)} task(s) by xstilts {__version__}.
+An encoder after English intermediate-task training (arXiv 2005.13013), started from
+`{config.model.encoder}` and trained for {step if step is not None else config.train.steps} steps on {len(tasks)} task(s) by xstilts {__version__}.
 {warning}
     from transformers import AutoModel, AutoTokenizer
     encoder = AutoModel.from_pretrained("FOLDER", add_pooling_layer=False)

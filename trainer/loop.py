@@ -16,12 +16,14 @@ from trainer.export import probe_hidden_states, save_probe
 from trainer.session import Session, run_identity
 from trainer.tasks.spec import Task
 
+PROGRESS_SECONDS = 10.0  # between signs of life of a long evaluation
+
 
 def train(session: Session) -> Scores:
     """Run every step that is left, evaluate, checkpoint; the scores at the end, on every rank."""
     config, engine, world = session.config, session.engine, session.world
     tasks = {name: item.task for name, item in session.prepared.items()}
-    saved_at, scores, plan = time.monotonic(), None, None
+    saved_at, scores, skipped = time.monotonic(), None, engine.skipped_steps()
     steps = range(session.first_step, session.total_steps + 1)
     for step, data in zip(steps, session.loader(), strict=False):
         began, plan = time.monotonic(), data.plan
@@ -32,14 +34,23 @@ def train(session: Session) -> Scores:
             sums += engine.micro_step(batch.to(world.device), factors, step)
         rate = learning_rate(step, session.total_steps, config.train)
         norm = engine.step(rate)
+        if engine.skipped_steps() > skipped:
+            skipped = engine.skipped_steps()
+            session.events.emit("warning", message=f"step {step}: overflow in fp16, no update", skipped_steps=skipped)
         losses = distributed.sum_over_ranks(sums).tolist()
         _emit_step(session, step, plan, losses, factors, rate, norm, time.monotonic() - began)
 
         last = step == session.total_steps
-        scores = _evaluate(session, step, None if last else config.evaluation.limit) if _due(config.evaluation.every_steps, step, last) else None
+        scores = (
+            _evaluate(session, step, None if last else config.evaluation.limit)
+            if _due(config.evaluation.every_steps, step, last)
+            else None
+        )
         improved = scores is not None and _note_best(session, step, scores, tasks)
         minutes = config.checkpoint.every_minutes
-        timed = distributed.from_first(bool(minutes and time.monotonic() - saved_at > 60 * minutes)) if minutes else False
+        timed = (
+            distributed.from_first(bool(minutes and time.monotonic() - saved_at > 60 * minutes)) if minutes else False
+        )
         if _due(config.checkpoint.every_steps, step, last) or timed or improved:
             _save(session, step, plan)
             saved_at = time.monotonic()
@@ -67,7 +78,9 @@ def learning_rate(step: int, total: int, train: TrainSection) -> float:
     return train.learning_rate * shape[train.schedule]
 
 
-def _emit_step(session: Session, step: int, plan: StepPlan, sums, factors, rate: float, norm: float, seconds: float) -> None:
+def _emit_step(
+    session: Session, step: int, plan: StepPlan, sums, factors, rate: float, norm: float, seconds: float
+) -> None:
     names = list(session.prepared)
     counts = plan.task_counts(len(names)).tolist()
     session.events.emit(
@@ -93,8 +106,18 @@ def _due(every: int | None, step: int, last: bool) -> bool:
 
 def _evaluate(session: Session, step: int, limit: int | None) -> Scores:
     pack_tokens = session.config.evaluation.pack_tokens or session.config.train.pack_tokens
-    scores = evaluate_dev(session.engine.logits, session.prepared, session.dev_collator(), pack_tokens, session.world, limit)
-    session.events.emit("evaluation", step=step, scores=scores, headline={n: i.task.metric for n, i in session.prepared.items()})
+    said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > PROGRESS_SECONDS and done < total:
+            session.events.emit("progress", what="evaluation", packs_done=done, packs=total)
+            said = time.monotonic()
+
+    engine, collator = session.engine, session.dev_collator()
+    scores = evaluate_dev(engine.logits, session.prepared, collator, pack_tokens, session.world, limit, progress)
+    headline = {name: item.task.metric for name, item in session.prepared.items()}
+    session.events.emit("evaluation", step=step, scores=scores, headline=headline)
     return scores
 
 

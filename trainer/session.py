@@ -27,7 +27,7 @@ from trainer.evaluation.dev import Scores
 from trainer.events import Events, JsonLines
 from trainer.export import probe_hidden_states, write_export
 from trainer.model.attention import choose_attention
-from trainer.model.encoder import KeyReport, load_encoder, load_tokenizer
+from trainer.model.encoder import KeyReport, load_encoder, load_tokenizer, position_offset
 from trainer.model.heads import HeadBank
 from trainer.model.multitask import MultiTaskModel
 from trainer.tasks import load_tasks
@@ -61,13 +61,14 @@ class Session:
         stores = {name: item.train for name, item in self.prepared.items()}
         tasks = {name: item.task for name, item in self.prepared.items()}
         collator = Collator(tasks, stores, self.tokenizer.pad_token_id, constant)
-        return TrainLoader(self.planner, collator, self.world.rank, self.world.size, pin=self.world.device.type == "cuda")
+        return TrainLoader(
+            self.planner, collator, self.world.rank, self.world.size, pin=self.world.device.type == "cuda"
+        )
 
     def dev_collator(self) -> Collator:
         tasks = {name: item.task for name, item in self.prepared.items()}
         stores = {name: item.dev for name, item in self.prepared.items()}
         return Collator(tasks, stores, self.tokenizer.pad_token_id, None)
-
 
     def export(self, out: Path, scores: Scores | None = None) -> Path:
         """Write the live model as a plain Hugging Face folder; all ranks must call it."""
@@ -77,7 +78,16 @@ class Session:
         def write():
             encoder_config = self.engine.model.encoder.config
             return write_export(
-                out, state, encoder_config, self.tokenizer, tasks, self.config, probe, self.engine.dtype, scores, self.total_steps
+                out,
+                state,
+                encoder_config,
+                self.tokenizer,
+                tasks,
+                self.config,
+                probe,
+                self.engine.dtype,
+                scores,
+                self.total_steps,
             )
 
         difference = distributed.on_first(write)
@@ -85,7 +95,9 @@ class Session:
         return out
 
 
-def open_session(config: RunConfig, sinks: Callable[[int], list], progress: Callable[[str, int], None] | None = None) -> Session:
+def open_session(
+    config: RunConfig, sinks: Callable[[int], list], progress: Callable[[str, int], None] | None = None
+) -> Session:
     """Join the ranks, open the data, build the model, continue from the newest checkpoint.
 
     Args:
@@ -141,7 +153,9 @@ def open_session(config: RunConfig, sinks: Callable[[int], list], progress: Call
     return session
 
 
-def build_model(config: RunConfig, prepared: Mapping[str, Prepared], attention: str) -> tuple[MultiTaskModel, KeyReport]:
+def build_model(
+    config: RunConfig, prepared: Mapping[str, Prepared], attention: str
+) -> tuple[MultiTaskModel, KeyReport]:
     encoder, report = load_encoder(config, attention)
     tasks = {name: item.task for name, item in prepared.items()}
     dropout = encoder.config.hidden_dropout_prob
@@ -170,7 +184,9 @@ def resolve_mixture(config: RunConfig, prepared: Mapping[str, Prepared]) -> tupl
 def make_planner(config: RunConfig, prepared: Mapping[str, Prepared], rates: Mapping[str, float]) -> Planner:
     sizes = {name: len(item.train) for name, item in prepared.items()}
     stream = Stream(sizes, rates, config.seed)
-    return Planner(stream, [item.train.tokens for item in prepared.values()], config.train.pack_tokens, config.train.packs_per_step)
+    return Planner(
+        stream, [item.train.tokens for item in prepared.values()], config.train.pack_tokens, config.train.packs_per_step
+    )
 
 
 def check_room(run: Path, parameters: int, keep: int) -> None:
@@ -184,7 +200,9 @@ def check_room(run: Path, parameters: int, keep: int) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"run folder {run} cannot be written", why=str(error), fix="run.folder=FOLDER elsewhere") from None
+        raise UserError(
+            f"run folder {run} cannot be written", why=str(error), fix="run.folder=FOLDER elsewhere"
+        ) from None
     kept = sum(f.stat().st_size for f in (run / "checkpoints").rglob("*") if f.is_file())
     needed, free = 16 * parameters * (keep + 1) - kept, shutil.disk_usage(run).free
     if free < needed:
@@ -197,7 +215,7 @@ def check_room(run: Path, parameters: int, keep: int) -> None:
 
 def _check_fit(config: RunConfig, prepared: Mapping[str, Prepared], encoder) -> None:
     vocabulary = encoder.config.vocab_size
-    longest = encoder.config.max_position_embeddings - (encoder.config.pad_token_id + 1)
+    longest = encoder.config.max_position_embeddings - position_offset(encoder.config)
     for name, item in prepared.items():
         for store in (item.train, item.dev):
             if len(used := store.used_vocabulary()) and used[-1] >= vocabulary:
@@ -208,7 +226,7 @@ def _check_fit(config: RunConfig, prepared: Mapping[str, Prepared], encoder) -> 
                 )
             if store.sequence_lengths.max(initial=0) > longest:
                 raise UserError(
-                    f"{name} has sequences of {store.sequence_lengths.max()} tokens, but the encoder has {longest} positions",
+                    f"{name} has sequences of {store.sequence_lengths.max()} tokens, the encoder {longest} positions",
                     fix=f"data.max_length={longest}, then `xstilts prepare` again",
                 )
 
@@ -246,7 +264,9 @@ def _continue(session: Session) -> str | None:
     if not config.checkpoint.resume:
         return None
     events = session.events
-    folder = distributed.on_first(lambda: checkpoint.newest_good(config.run_folder, lambda text: events.emit("warning", message=text)))
+    folder = distributed.on_first(
+        lambda: checkpoint.newest_good(config.run_folder, lambda text: events.emit("warning", message=text))
+    )
     if folder is None:
         return None
     state = checkpoint.read_state(folder)
@@ -258,7 +278,9 @@ def _continue(session: Session) -> str | None:
             fix="start with the same number of processes and engine.config, or choose another run.name",
         )
     identity = run_identity(session)
-    changed = sorted(key for key in identity.keys() | state["identity"].keys() if identity.get(key) != state["identity"].get(key))
+    changed = sorted(
+        key for key in identity.keys() | state["identity"].keys() if identity.get(key) != state["identity"].get(key)
+    )
     if changed and not config.checkpoint.accept_changes:
         raise UserError(
             f"{folder} belongs to another recipe or other data: {', '.join(changed)} changed",

@@ -1,6 +1,6 @@
 """Started by test_layouts.py: a few steps of the demo recipe at every stage, with what each step gave.
 
-    python -m tests.runs.layouts_worker OUT STEPS OVERRIDE ...
+python -m tests.runs.layouts_worker OUT STEPS OVERRIDE ...
 """
 
 import os
@@ -41,7 +41,11 @@ def main() -> None:
     for dropout in ("null", "0.0"):
         for stage in STAGES:
             name = f"{stage} dropout {dropout}"
-            own = [f"engine.config=ds_configs/{stage}.json", f"model.dropout={dropout}", f"run.name={Path(out).stem}-{stage}-{dropout}"]
+            own = [
+                f"engine.config=ds_configs/{stage}.json",
+                f"model.dropout={dropout}",
+                f"run.name={Path(out).stem}-{stage}-{dropout}",
+            ]
             results[name] = run(load_recipe(DEMO, [*overrides, *own]), int(steps))
     if int(os.environ["RANK"]) == 0:
         torch.save(results, out)

@@ -33,7 +33,12 @@ def files(tmp_path):
     folder.mkdir(parents=True)
     for split in ("train", "dev"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    overrides = ["data.source=files", f"data.folder={tmp_path / 'data'}", "tasks=[mnli]", f"data.store={tmp_path / 'store'}"]
+    overrides = [
+        "data.source=files",
+        f"data.folder={tmp_path / 'data'}",
+        "tasks=[mnli]",
+        f"data.store={tmp_path / 'store'}",
+    ]
     return folder, overrides
 
 
@@ -100,8 +105,21 @@ def test_unprepared_data(fails, tiny_run, tmp_path):
 
 
 def test_hub_out_of_reach(tmp_path):
-    command = [os.sys.executable, "-m", "trainer", "prepare", "launch/recipes/nine_tasks.yaml", f"data.store={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}, capture_output=True, text=True)
+    command = [
+        os.sys.executable,
+        "-m",
+        "trainer",
+        "prepare",
+        "launch/recipes/nine_tasks.yaml",
+        f"data.store={tmp_path}",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert "cannot load the tokenizer of 'FacebookAI/xlm-roberta-large'" in done.stderr and "next: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -115,7 +133,9 @@ def test_world_size_that_does_not_divide_the_packs(store, tmp_path):
     assert "next: " in output and "Traceback" not in output
 
 
-@pytest.mark.parametrize("overrides", [["engine.dtype=fp16"], ["engine.dtype=fp16", "engine.config=ds_configs/zero0.json"]])
+@pytest.mark.parametrize(
+    "overrides", [["engine.dtype=fp16"], ["engine.dtype=fp16", "engine.config=ds_configs/zero0.json"]]
+)
 def test_impossible_dtype(fails, tiny_run, overrides):
     assert "fp16" in fails("train", DEMO, *tiny_run, *overrides)
 
@@ -124,7 +144,9 @@ def test_ds_config_that_contradicts_the_recipe(fails, tiny_run, tmp_path):
     settings = json.loads((ROOT / "ds_configs" / "zero2.json").read_text())
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**settings, "gradient_clipping": 5.0}))
-    assert "gradient_clipping to 5.0, but the recipe makes it 1.0" in fails("train", DEMO, *tiny_run, f"engine.config={path}")
+    assert "gradient_clipping to 5.0, but the recipe makes it 1.0" in fails(
+        "train", DEMO, *tiny_run, f"engine.config={path}"
+    )
 
 
 def test_corrupt_checkpoint(fails, tiny_run, tmp_path, capfd):
@@ -148,7 +170,9 @@ def test_changed_recipe_under_a_run(fails, tiny_run):
     assert run_command(["train", str(DEMO), *tiny_run]) == 0
     error = fails("train", DEMO, *tiny_run, "train.learning_rate=0.5")
     assert "train.learning_rate changed" in error
-    assert run_command(["train", str(DEMO), *tiny_run, "train.learning_rate=0.5", "checkpoint.accept_changes=true"]) == 0
+    assert (
+        run_command(["train", str(DEMO), *tiny_run, "train.learning_rate=0.5", "checkpoint.accept_changes=true"]) == 0
+    )
 
 
 def test_unwritable_run_folder(fails, tiny_run, tmp_path):

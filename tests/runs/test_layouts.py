@@ -6,6 +6,7 @@ import torch
 from tests.launching import deepspeed, finish
 from tests.runs.layouts_worker import STAGES
 
+pytestmark = pytest.mark.slow
 STEPS = 5
 
 

@@ -7,11 +7,12 @@ import pytest
 from tests.launching import DEMO, deepspeed, finish, kill_at_step, steps
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_run_continues_bit_identically(stage, store, tmp_path):
     def command(name):
         return ["train", str(DEMO), store, f"run.folder={tmp_path}", f"run.name={name}", "train.steps=14",
-                "checkpoint.every_steps=4", "evaluation.limit=1", f"engine.config=ds_configs/zero{stage}.json"]  # fmt: skip
+                "checkpoint.every_steps=4", "evaluation.limit=1",
+                f"engine.config=ds_configs/zero{stage}.json"]  # fmt: skip
 
     finish(deepspeed(command("unbroken"), 2))
     at, rank = random.randint(5, 12), random.randint(0, 1)

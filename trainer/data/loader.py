@@ -46,7 +46,9 @@ class PackedBatch:
     tokens: int
 
     def to(self, device: torch.device) -> PackedBatch:
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if torch.is_tensor(value)}
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if torch.is_tensor(value)
+        }
         heads = {
             task: {name: value.to(device, non_blocking=True) for name, value in arrays.items()}
             for task, arrays in self.heads.items()
@@ -71,7 +73,9 @@ class Collator:
             they are.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], stores: Mapping[str, Store], pad_token: int, constant_tokens: int | None):
+    def __init__(
+        self, tasks: Mapping[str, Task], stores: Mapping[str, Store], pad_token: int, constant_tokens: int | None
+    ):
         self.tasks, self.stores = dict(tasks), [stores[name] for name in tasks]
         self.pad_token, self.constant_tokens = pad_token, constant_tokens
 

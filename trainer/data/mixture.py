@@ -18,7 +18,8 @@ def mixture_rates(sizes: Mapping[str, int], mixture: MixtureSection, budget: flo
         budget: units the whole run will draw; needed by `unimax` only.
 
     `temperature` is min(n, K)^(1/T) normalised (T5, arXiv 1910.10683, section 3.5.2); `proportional` is the same with
-    T = 1 and no cap; `unimax` spreads the budget evenly, no task beyond `unimax_epochs` passes (arXiv 2304.09151, algorithm 1).
+    T = 1 and no cap; `unimax` spreads the budget evenly, no task beyond `unimax_epochs` passes (arXiv 2304.09151,
+    algorithm 1).
 
     Raises:
         UserError: a task has no data, or `weights` does not give every task a rate above 0.

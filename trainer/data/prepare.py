@@ -113,12 +113,16 @@ def _folder(config: RunConfig, task: Task, split: str, fingerprint: dict[str, st
 
 def _missing(config: RunConfig, task: Task, split: str, wanted: dict[str, str]) -> UserError:
     fix = "xstilts prepare RECIPE (with the same overrides), or data.prepare=auto"
-    for manifest in sorted(Path(config.data.store).glob(f"{task.name}-{split}-*/manifest.json")):
-        found = json.loads(manifest.read_text())["fingerprint"]
+    near: tuple[Path, list[str]] | None = None  # the store that differs least
+    for folder in sorted(Path(config.data.store).glob(f"{task.name}-{split}-*")):
+        found = Store(folder).manifest["fingerprint"]
         changed = [part for part, value in wanted.items() if found.get(part) != value]
+        if near is None or len(changed) < len(near[1]):
+            near = folder, changed
+    if near:
         return UserError(
-            f"the prepared data of {task.name} ({split}) is stale: it was made with another {' and another '.join(changed)}",
-            why=f"{manifest.parent} does not match this recipe",
+            f"the prepared data of {task.name} ({split}) is stale: made with another {' and another '.join(near[1])}",
+            why=f"{near[0]} does not match this recipe",
             fix=fix,
         )
     return UserError(f"{task.name} ({split}) is not prepared", why=f"nothing for it in {config.data.store}/", fix=fix)
@@ -171,7 +175,9 @@ def _examples(config: RunConfig, task: Task, split: str, counts: Counter) -> Ite
             else:
                 yield place, example
     except UserError as error:
-        error.fix = error.fix or f"mend or remove it, or check that this is a file of {task.name}; then the same command again"
+        error.fix = (
+            error.fix or f"mend or remove it, or check that this is a file of {task.name}; then the same command again"
+        )
         raise
 
 

@@ -14,7 +14,14 @@ import pyarrow as pa
 from trainer.errors import UserError
 from trainer.tasks.spec import PlacedUnit, Unit
 
-LISTS = {"tokens": np.int32, "types": np.int8, "lengths": np.int32, "target": np.int32, "rows": np.int32, "offsets": np.int32}
+LISTS = {
+    "tokens": np.int32,
+    "types": np.int8,
+    "lengths": np.int32,
+    "target": np.int32,
+    "rows": np.int32,
+    "offsets": np.int32,
+}
 
 
 def columns_of(units: Iterable[Unit]) -> dict[str, np.ndarray]:
@@ -64,7 +71,9 @@ def write_store(folder: Path, chunks: list[dict[str, np.ndarray]], references: I
         os.replace(temporary, folder)
     except OSError as error:
         raise UserError(
-            f"cannot write the store {folder}", why=str(error), fix="free some space, or set data.store to a folder elsewhere"
+            f"cannot write the store {folder}",
+            why=str(error),
+            fix="free some space, or set data.store to a folder elsewhere",
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

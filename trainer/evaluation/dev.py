@@ -60,5 +60,7 @@ def _score(item: Prepared, outputs: dict[int, np.ndarray], limit: int | None) ->
     references = item.dev.references()[:limit]
     offsets = [item.dev.column("offsets", unit) for unit in units]
     encoder = FORMATS[item.task.format]
-    predictions = encoder.decode([outputs[u] for u in units], item.dev.example[: len(outputs)], offsets, references, item.task)
+    predictions = encoder.decode(
+        [outputs[u] for u in units], item.dev.example[: len(outputs)], offsets, references, item.task
+    )
     return encoder.score(predictions, references, item.task)

@@ -1,4 +1,4 @@
-"""Loading an encoder: any BERT / RoBERTa / XLM-R / XLM-R-XL style Hugging Face model, or random weights of its shape."""
+"""Loading an encoder: a BERT, RoBERTa, XLM-R or XLM-R-XL style Hugging Face model, or random weights of its shape."""
 
 from __future__ import annotations
 
@@ -16,13 +16,27 @@ from trainer.errors import UserError
 FROM_ZERO = ("bert",)
 AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 
-_XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+
+def _shape(hidden: int, layers: int, heads: int, inner: int, vocabulary: int = 250002) -> dict[str, int | float]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+        "layer_norm_eps": 1e-5,
+    }
+
+
 SHAPES = {  # sizes of the published checkpoints (arXiv 1911.02116, 2105.00572), for random weights without a hub
-    "xlm-roberta-base": ("xlm-roberta", dict(_XLMR, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)),
-    "xlm-roberta-large": ("xlm-roberta", dict(_XLMR, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)),
-    "xlm-roberta-xl": ("xlm-roberta-xl", dict(_XLMR, vocab_size=250880, hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, intermediate_size=10240)),
-    "xlm-roberta-xxl": ("xlm-roberta-xl", dict(_XLMR, vocab_size=250880, hidden_size=4096, num_hidden_layers=48, num_attention_heads=32, intermediate_size=16384)),
-}  # fmt: skip
+    "xlm-roberta-base": ("xlm-roberta", _shape(768, 12, 12, 3072)),
+    "xlm-roberta-large": ("xlm-roberta", _shape(1024, 24, 16, 4096)),
+    "xlm-roberta-xl": ("xlm-roberta-xl", _shape(2560, 36, 32, 10240, 250880)),
+    "xlm-roberta-xxl": ("xlm-roberta-xl", _shape(4096, 48, 32, 16384, 250880)),
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,9 @@ def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, Ke
     with quiet_transformers():
         if config.model.init == "random":
             torch.manual_seed(config.seed)
-            encoder = AutoModel.from_config(settings, add_pooling_layer=False, dtype=torch.float32, attn_implementation=attention)
+            encoder = AutoModel.from_config(
+                settings, add_pooling_layer=False, dtype=torch.float32, attn_implementation=attention
+            )
             return _finish(encoder, config), KeyReport(0, tuple(n for n, _ in encoder.named_parameters()), ())
         try:
             encoder, info = AutoModel.from_pretrained(
@@ -131,7 +147,9 @@ def _encoder_config(config: RunConfig, name: str):
         try:
             settings = AutoConfig.from_pretrained(name, revision=config.model.revision)
         except (OSError, ValueError) as error:
-            raise _not_loaded("config", name, error, f"model.encoder=FOLDER; with model.init=random also: {', '.join(SHAPES)}") from None
+            raise _not_loaded(
+                "config", name, error, f"model.encoder=FOLDER; with model.init=random also: {', '.join(SHAPES)}"
+            ) from None
     if settings.model_type not in FROM_ZERO + AFTER_PADDING:
         raise UserError(
             f"encoder {name} is of type {settings.model_type!r}, which packed attention has not been checked with",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -73,6 +74,8 @@ def check_task(task: Task) -> None:
     Raises:
         UserError: unknown format, role or split, a role without a column, missing labels or choices, no room.
     """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", task.name):  # it names folders, modules and columns
+        raise UserError(f"task name {task.name!r} is not letters, digits, _ and -", fix="give it another name")
     if task.format not in FORMATS:
         raise UserError(f"task {task.name} has the unknown format {task.format!r}", fix=nearest(task.format, FORMATS))
     kind = FORMATS[task.format]

@@ -207,6 +207,5 @@ COMMONSENSE_QA = Task(
 )
 
 TASKS = {
-    task.name: task
-    for task in (ANLI_PLUS, MNLI, QQP, SQUAD_V1, SQUAD_V2, HELLASWAG, CCG, COSMOS_QA, COMMONSENSE_QA)
+    task.name: task for task in (ANLI_PLUS, MNLI, QQP, SQUAD_V1, SQUAD_V2, HELLASWAG, CCG, COSMOS_QA, COMMONSENSE_QA)
 }

@@ -110,7 +110,7 @@ class TokenTagging:
         }
 
     def split(self, logits: np.ndarray, units: list[PlacedUnit]) -> list[np.ndarray]:
-        """(m, tags) -> n arrays (words,) of the best tag: all logits of a dev set with 1,363 tags would be gigabytes."""
+        """(m, tags) -> n arrays (words,) of the best tag: logits of a dev set with 1,363 tags would be gigabytes."""
         return np.split(logits.argmax(-1), np.cumsum([len(unit.rows) for unit in units])[:-1]) if units else []
 
     def decode(self, outputs, examples, offsets, references, task: Task) -> list[list[str]]:

@@ -11,7 +11,12 @@ class PrepareProgress:
 
     def __init__(self, console: Console):
         self.console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} examples"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,} examples"),
+            TimeElapsedColumn(),
+        )
         self._bars = Progress(*columns, console=console, disable=not console.is_interactive)
         self._ids: dict[str, int] = {}
 
