@@ -132,7 +132,7 @@ def start(seconds: int = 1800) -> World:
 
     if deepspeed.__version__ in BROKEN:
         raise UserError(
-            f"DeepSpeed {deepspeed.__version__} computes wrong bf16 gradients where a module is shared (DeepSpeed #8224)",
+            f"DeepSpeed {deepspeed.__version__} gives wrong bf16 gradients for shared modules (DeepSpeed #8224)",
             fix="pip install 'deepspeed>=0.19.4'",
         )
     # Only its inference uses this kernel, which every process compiles, and which leaves 69 MB a process in /dev/shm.
@@ -169,7 +169,10 @@ class Engine:
                 f"stage 0 adds up the gradients of {self.accumulation} packs in {dtype}; stages 1 to 3 do in fp32"
             )
         kind = type(self.engine.optimizer).__name__
-        self.notes.append(f"optimizer: {type(optimizer).__name__} under {kind}, ZeRO stage {self.stage}, {dtype}")
+        fused = " (fused)" if optimizer.defaults.get("fused") else ""
+        self.notes.append(
+            f"optimizer: {type(optimizer).__name__}{fused} under {kind}, ZeRO stage {self.stage}, {dtype}"
+        )
 
     def _optimizer(self, model: torch.nn.Module, offload: bool) -> torch.optim.Optimizer:
         train = self.config.train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -66,8 +65,8 @@ def write_export(
     config: RunConfig,
     probe: Probe,
     dtype: str,
-    scores: dict[str, Any] | None = None,
-    step: int | None = None,
+    scores: dict[str, Any] | None,
+    step: int,
 ) -> float:
     """Write the encoder, the tokenizer, the heads and a model card; compare with the live model; rename into place.
 
@@ -136,29 +135,23 @@ def compare_with_probe(folder: Path, probe: Probe) -> float:
 
 
 def _head_description(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Any]:
-    described = {}
-    for name, task in tasks.items():
-        fields = {
-            f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in ("adapt", "hub", "files")
-        }
-        described[name] = fields
-    return {"format": 1, "share": config.model.heads == "family", "seed": config.seed, "tasks": described}
+    described = {
+        name: {"format": task.format, "labels": task.labels, "choices": task.choices, "family": task.family}
+        for name, task in tasks.items()
+    }
+    return {"heads": config.model.heads, "tasks": described}
 
 
-def model_card(config: RunConfig, tasks: Mapping[str, Task], scores: dict[str, Any] | None, step: int | None) -> str:
+def model_card(config: RunConfig, tasks: Mapping[str, Task], scores: dict[str, Any] | None, step: int) -> str:
     """README.md of an export: what it is, what it was trained on, its scores, its recipe."""
     rows = []
     for name, task in tasks.items():
         found = (scores or {}).get(name, {})
         shown = ", ".join(f"{metric} {value:.2f}" for metric, value in found.items()) or "not evaluated"
         rows.append(f"| {name} | {task.format.replace('_', ' ')} | {shown} |")
-    sample = config.data.source == "sample" or config.model.encoder == "sample"
-    warning = (
-        "\n**Made with the built-in sample: it shows that the machine works, not that the method does.**\n"
-        if sample
-        else ""
-    )
-    table = "\n".join(rows)
+    table, warning = "\n".join(rows), ""
+    if "sample" in (config.data.source, config.model.encoder):
+        warning = "\n**Made with the built-in sample: it shows that the machine works, not that the method does.**\n"
     return f"""---
 library_name: transformers
 base_model: {config.model.encoder}
@@ -168,7 +161,7 @@ tags: [xstilts, intermediate-task-training]
 # {config.run.name}
 
 An encoder after English intermediate-task training (arXiv 2005.13013), started from
-`{config.model.encoder}` and trained for {step if step is not None else config.train.steps} steps on {len(tasks)} task(s) by xstilts {__version__}.
+`{config.model.encoder}` and trained for {step} steps on {len(tasks)} task(s) by xstilts {__version__}.
 {warning}
     from transformers import AutoModel, AutoTokenizer
     encoder = AutoModel.from_pretrained("FOLDER", add_pooling_layer=False)

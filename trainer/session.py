@@ -148,6 +148,7 @@ def open_session(
         run_folder=str(run),
         packs_per_step=config.train.packs_per_step,
         pack_tokens=config.train.pack_tokens,
+        encoder_keys=dataclasses.asdict(report),
         notes=[str(report), f"attention: {why}", *live.notes, *([f"continued from {continued}"] if continued else [])],
     )
     return session

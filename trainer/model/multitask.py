@@ -35,7 +35,7 @@ class MultiTaskModel(nn.Module):
             factors: task -> what to multiply its losses by.
 
         Returns:
-            With `factors`: the sum of factor * loss over the pack's units, and the loss sums by task, (tasks,) detached.
+            With `factors`: the sum of factor * loss over the pack's units, and the loss sums by task (tasks,).
             With `hidden_only`: the last hidden states (T, H). Else: task -> logits.
         """
         hidden = self.encode(batch)

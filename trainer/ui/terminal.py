@@ -52,7 +52,7 @@ class Terminal:
 
     def _show_start(self, event: Mapping[str, Any]) -> None:
         self._began = event.get("time")
-        self._line(Text(f"start  {_fields(event, 'tasks', 'rates', 'notes', 'examples')}"))
+        self._line(Text(f"start  {_fields(event, 'tasks', 'rates', 'notes', 'examples', 'encoder_keys')}"))
         rates = event.get("rates") or {}
         tasks = (f"{task} {human.percent(rates.get(task))}" for task in event.get("tasks") or rates)
         self._line(Text("tasks (share of the mixture): " + ", ".join(tasks)))
