@@ -45,4 +45,4 @@ export CUDA_VISIBLE_DEVICES="${visible%%,*}" PYTHONPATH="$root${PYTHONPATH:+:$PY
 # 2,048 tokens hold the largest example of the nine tasks: five options of 256.
 exec "$python" -m trainer train "$recipe" run.folder=runs/debug "run.name=$name" "train.steps=$steps" \
   train.packs_per_step=2 train.pack_tokens=2048 train.deterministic=true train.detect_anomaly=true \
-  log.every_steps=1 ${overrides[@]+"${overrides[@]}"}
+  log.every_steps=1 evaluation.end_limit=20 ${overrides[@]+"${overrides[@]}"}

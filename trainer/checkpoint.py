@@ -119,6 +119,17 @@ def newest_good(run: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
+def set_aside(run: Path) -> Path | None:
+    """Make room for a run that starts afresh: its earlier checkpoints move to a folder beside, which is given."""
+    if not checkpoint_folders(run):
+        return None
+    numbers = (n for n in range(1, 1_000_000) if not (run / f"checkpoints.before-{n}").exists())
+    aside = run / f"checkpoints.before-{next(numbers)}"
+    os.replace(run / "checkpoints", aside)
+    (run / "checkpoints").mkdir()
+    return aside
+
+
 def prune(run: Path, keep: int, best: int | None) -> None:
     """Delete all but the newest `keep` checkpoints and the best one, and what interrupted saves left."""
     for partial in (run / "checkpoints").glob(".step-*.partial"):

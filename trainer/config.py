@@ -95,7 +95,8 @@ class CheckpointSection:
 @dataclass(frozen=True)
 class EvaluationSection:
     every_steps: int | None = None  # besides the evaluation at the end
-    limit: int | None = None  # examples a task, at intervals only; the one at the end is always whole
+    limit: int | None = None  # examples a task at intervals
+    end_limit: int | None = None  # examples a task at the end; null: all
     pack_tokens: int | None = None  # default: train.pack_tokens
 
 
@@ -141,7 +142,7 @@ POSITIVE = (
     "mixture.temperature", "mixture.cap", "mixture.unimax_epochs", "train.steps", "train.epochs",
     "train.packs_per_step", "train.pack_tokens", "train.learning_rate", "train.epsilon", "train.clip",
     "checkpoint.every_steps",
-    "checkpoint.every_minutes", "checkpoint.keep", "evaluation.every_steps", "evaluation.limit",
+    "checkpoint.every_minutes", "checkpoint.keep", "evaluation.every_steps", "evaluation.limit", "evaluation.end_limit",
     "evaluation.pack_tokens", "log.every_steps", "data.max_length",
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ from trainer.errors import UserError
 from trainer.model.multitask import MultiTaskModel
 
 BROKEN = [f"0.18.{n}" for n in range(3, 10)] + [f"0.19.{n}" for n in range(4)]  # wrong bf16 gradients (DeepSpeed #8224)
+TRIM_EVERY = 20  # steps, on a CPU
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -135,8 +136,9 @@ def start(seconds: int = 1800) -> World:
             f"DeepSpeed {deepspeed.__version__} gives wrong bf16 gradients for shared modules (DeepSpeed #8224)",
             fix="pip install 'deepspeed>=0.19.4'",
         )
-    # Only its inference uses this kernel, which every process compiles, and which leaves 69 MB a process in /dev/shm.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Only DeepSpeed's inference uses this kernel, which each process would compile, probe the machine for (with the
+    # linker's complaints on the terminal) and leave 69 MB of in /dev/shm.
+    deepspeed.comm.torch.build_shm_op = lambda: None
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
     return world
@@ -211,6 +213,8 @@ class Engine:
         if self.stage == 0 and self.dtype == "fp32":  # the one case in which DeepSpeed clips without keeping the norm
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()])
         self.engine.step()
+        if self.world.device.type == "cpu" and self.engine.global_steps % TRIM_EVERY == 0:
+            host.release_free_memory()
         return float(self.engine.get_global_grad_norm() if norm is None else norm)
 
     def logits(self, batch: PackedBatch) -> dict[str, torch.Tensor]:

@@ -122,7 +122,8 @@ def write_export(
 
 def compare_with_probe(folder: Path, probe: Probe) -> float:
     """Largest difference between a folder's hidden states, one plain unpacked sequence at a time, and the probe's."""
-    encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
+    with quiet_transformers():
+        encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
     worst = 0.0
     bounds = probe["cu_seqlens"].tolist()
     for start, end in zip(bounds, bounds[1:], strict=False):

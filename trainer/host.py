@@ -30,9 +30,20 @@ def use_cpu_well(processes: int) -> None:
     spends most of its time in page faults. Other C libraries are left as they are.
     """
     torch.set_num_threads(max(1, available_cores() // processes))
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, -1)
-            libc.mallopt(_M_TOP_PAD, 1 << 28)
+    libc = _glibc()
+    if libc:
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+        libc.mallopt(_M_TOP_PAD, 1 << 28)
+
+
+def release_free_memory() -> None:
+    """Give free pages back to the kernel: kept memory becomes fragmented, and would grow without bound."""
+    libc = _glibc()
+    if libc:
+        libc.malloc_trim(0)
+
+
+def _glibc():
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

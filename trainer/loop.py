@@ -42,7 +42,7 @@ def train(session: Session) -> Scores:
 
         last = step == session.total_steps
         scores = (
-            _evaluate(session, step, None if last else config.evaluation.limit)
+            _evaluate(session, step, config.evaluation.end_limit if last else config.evaluation.limit)
             if _due(config.evaluation.every_steps, step, last)
             else None
         )
@@ -54,7 +54,7 @@ def train(session: Session) -> Scores:
         if _due(config.checkpoint.every_steps, step, last) or timed or improved:
             _save(session, step, plan)
             saved_at = time.monotonic()
-    return scores if scores is not None else _evaluate(session, session.total_steps, None)
+    return scores if scores is not None else _evaluate(session, session.total_steps, config.evaluation.end_limit)
 
 
 def loss_factors(train: TrainSection, tasks: Mapping[str, Task], units: int) -> dict[str, float]:

@@ -262,9 +262,11 @@ def run_identity(session: Session) -> dict[str, Any]:
 def _continue(session: Session) -> str | None:
     """Restore the newest good checkpoint; the folder it was, or None for a new run."""
     config, world = session.config, session.world
-    if not config.checkpoint.resume:
-        return None
     events = session.events
+    if not config.checkpoint.resume:
+        if aside := distributed.on_first(lambda: checkpoint.set_aside(config.run_folder)):
+            events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
+        return None
     folder = distributed.on_first(
         lambda: checkpoint.newest_good(config.run_folder, lambda text: events.emit("warning", message=text))
     )

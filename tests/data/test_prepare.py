@@ -94,7 +94,7 @@ def test_one_changed_byte_makes_it_stale(config, tiny_tokenizer):
     path = f"{config.data.folder}/mnli/train.jsonl"
     content = open(path).read()
     open(path, "w").write(content.replace("cat", "cut"))
-    with pytest.raises(UserError, match=r"(?m)mnli \(train\) is stale: it was made with another data$") as caught:
+    with pytest.raises(UserError, match=r"(?m)mnli \(train\) is stale: made with another data$") as caught:
         open_prepared(config, TASKS, tiny_tokenizer)
     assert "xstilts prepare" in caught.value.fix
     states = [row["state"] for row in prepare(config, TASKS, tiny_tokenizer)]
