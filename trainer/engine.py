@@ -6,6 +6,7 @@ what the recipe derives and refuses a file that contradicts it, so that no numbe
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -138,7 +139,7 @@ def start(seconds: int = 1800) -> World:
         )
     # Only DeepSpeed's inference uses this kernel, which each process would compile, probe the machine for (with the
     # linker's complaints on the terminal) and leave 69 MB of in /dev/shm.
-    deepspeed.comm.torch.build_shm_op = lambda: None
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
     return world

@@ -37,6 +37,7 @@ def train(session: Session) -> Scores:
         if engine.skipped_steps() > skipped:
             skipped = engine.skipped_steps()
             session.events.emit("warning", message=f"step {step}: overflow in fp16, no update", skipped_steps=skipped)
+        session.examples = {name: session.examples[name] + n for name, n in zip(tasks, counts.tolist(), strict=True)}
         losses = distributed.sum_over_ranks(sums).tolist()
         _emit_step(session, step, plan, losses, factors, rate, norm, time.monotonic() - began)
 
@@ -138,6 +139,7 @@ def _save(session: Session, step: int, plan: StepPlan) -> None:
         "world_size": session.world.size,
         "stage": session.engine.stage,
         "best": session.best,
+        "examples": session.examples,
         "identity": run_identity(session),
     }
     probe = probe_hidden_states(session)

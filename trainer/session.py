@@ -42,6 +42,7 @@ class Session:
     total_steps: steps of the whole run; first_step: the next one to do (1 for a new run).
     rates: task -> probability of being drawn.
     best: score and step of the best evaluation so far.
+    examples: task -> units trained on so far.
     """
 
     config: RunConfig
@@ -55,6 +56,7 @@ class Session:
     engine: Engine
     events: Events
     best: dict[str, float]
+    examples: dict[str, int]
 
     def loader(self) -> TrainLoader:
         constant = self.config.train.pack_tokens if self.world.device.type == "cuda" else None
@@ -131,7 +133,9 @@ def open_session(
     distributed.on_first(lambda: check_room(run, sum(p.numel() for p in model.parameters()), config.checkpoint.keep))
     live = Engine(model, config, world, dtype)
     events = _open_events(run, sinks(total_steps)) if world.first else Events([])
-    session = Session(config, world, tokenizer, prepared, rates, total_steps, 1, planner, live, events, {})
+    session = Session(
+        config, world, tokenizer, prepared, rates, total_steps, 1, planner, live, events, {}, dict.fromkeys(prepared, 0)
+    )
     continued = _continue(session)
     if world.first:
         dump_recipe(config, run / "recipe.yaml")
@@ -292,9 +296,8 @@ def _continue(session: Session) -> str | None:
         )
     session.engine.load(folder / "engine")
     session.planner.restore(state["planner"])
-    session.first_step, session.best = state["step"] + 1, state["best"]
-    drawn = dict(zip(session.prepared, session.planner.stream.drawn, strict=True))
-    events.emit("resume", step=state["step"], folder=str(folder), examples=drawn)
+    session.first_step, session.best, session.examples = state["step"] + 1, state["best"], state["examples"]
+    events.emit("resume", step=state["step"], folder=str(folder), examples=session.examples)
     return str(folder)
 
 

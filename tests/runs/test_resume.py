@@ -5,6 +5,7 @@ import random
 import pytest
 
 from tests.launching import DEMO, deepspeed, finish, kill_at_step, steps
+from trainer.events import read_events
 
 
 @pytest.mark.parametrize("stage", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -20,11 +21,14 @@ def test_a_killed_run_continues_bit_identically(stage, store, tmp_path):
     killed_at = max(steps(tmp_path / "killed"))
     output = finish(deepspeed(command("killed"), 2))
     assert "continued from" in output
+    resume = [e for e in read_events(tmp_path / "killed" / "events.jsonl") if e["event"] == "resume"][-1]
     assert killed_at < 14, "the run was over before it was killed"
     unbroken, killed = steps(tmp_path / "unbroken"), steps(tmp_path / "killed")
     assert list(unbroken) == list(range(1, 15))
     for step, expected in unbroken.items():
         for field in ("loss", "task_loss", "grad_norm", "example_ids_hash", "learning_rate"):
             assert killed[step][field] == expected[field], (step, field, at, rank)
+    for task, examples in resume["examples"].items():
+        assert examples == sum(unbroken[step]["examples"][task] for step in range(1, resume["step"] + 1))
     exports = [tmp_path / name / "export" / "model.safetensors" for name in ("unbroken", "killed")]
     assert exports[0].read_bytes() == exports[1].read_bytes()

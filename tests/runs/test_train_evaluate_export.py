@@ -1,6 +1,7 @@
 """The contract: a run's folder, its events, evaluating it, exporting it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ def run(request, store, tmp_path_factory):
     command = ["train", str(DEMO), store, f"run.folder={folder}", "train.steps=6", "checkpoint.every_steps=2",
                "evaluation.every_steps=3", "evaluation.limit=20",
                f"engine.config=ds_configs/zero{request.param}.json"]  # fmt: skip
+    before = set(Path("/dev/shm").glob("deepspeed*"))
     output = finish(deepspeed(command, 2))
+    assert set(Path("/dev/shm").glob("deepspeed*")) <= before, "a run leaves no shared memory behind"
     for task in NINE_TASKS:
         assert f"\n{task} " in output, "a row of the table at the end"
     return folder / "demo"
