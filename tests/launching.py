@@ -19,9 +19,7 @@ DEMO = ROOT / "launch" / "recipes" / "demo.yaml"
 
 def deepspeed(arguments: list[str], processes: int, module: str = "trainer", **options) -> subprocess.Popen:
     """Start `module` through the deepspeed launcher, in a process group of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = next(port for port in random.sample(range(20000, 32000), 100) if _is_free(port))
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [str(launcher), "--num_gpus", str(processes), "--master_port", str(port), "--module", module, *arguments]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -35,6 +33,12 @@ def deepspeed(arguments: list[str], processes: int, module: str = "trainer", **o
         start_new_session=True,
         **options,
     )
+
+
+def _is_free(port: int) -> bool:
+    """Below the ephemeral ports, so that no other connection takes it before the launcher does."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> str:
