@@ -22,7 +22,7 @@ PROGRESS_SECONDS = 10.0  # between signs of life of a long evaluation
 def train(session: Session) -> Scores:
     """Run every step that is left, evaluate, checkpoint; the scores at the end, on every rank."""
     config, engine, world = session.config, session.engine, session.world
-    tasks = {name: item.task for name, item in session.prepared.items()}
+    tasks = session.tasks
     saved_at, scores, skipped = time.monotonic(), None, engine.skipped_steps()
     steps = range(session.first_step, session.total_steps + 1)
     for step, data in zip(steps, session.loader(), strict=False):
@@ -41,21 +41,14 @@ def train(session: Session) -> Scores:
         losses = distributed.sum_over_ranks(sums).tolist()
         _emit_step(session, step, plan, losses, factors, rate, norm, time.monotonic() - began)
 
-        last = step == session.total_steps
-        scores = (
-            _evaluate(session, step, config.evaluation.end_limit if last else config.evaluation.limit)
-            if _due(config.evaluation.every_steps, step, last)
-            else None
-        )
-        improved = scores is not None and _note_best(session, step, scores, tasks)
-        minutes = config.checkpoint.every_minutes
-        timed = (
-            distributed.from_first(bool(minutes and time.monotonic() - saved_at > 60 * minutes)) if minutes else False
-        )
-        if _due(config.checkpoint.every_steps, step, last) or timed or improved:
+        last, improved = step == session.total_steps, False
+        if _due(config.evaluation.every_steps, step, last):
+            scores = _evaluate(session, step)
+            improved = _note_best(session, step, scores)
+        if _due(config.checkpoint.every_steps, step, last) or improved or _time_is_up(session, saved_at):
             _save(session, step, plan)
             saved_at = time.monotonic()
-    return scores if scores is not None else _evaluate(session, session.total_steps, config.evaluation.end_limit)
+    return scores or _evaluate(session, session.total_steps)
 
 
 def loss_factors(train: TrainSection, tasks: Mapping[str, Task], units: int) -> dict[str, float]:
@@ -105,8 +98,16 @@ def _due(every: int | None, step: int, last: bool) -> bool:
     return last or (every is not None and step % every == 0)
 
 
-def _evaluate(session: Session, step: int, limit: int | None) -> Scores:
-    pack_tokens = session.config.evaluation.pack_tokens or session.config.train.pack_tokens
+def _time_is_up(session: Session, saved_at: float) -> bool:
+    """Whether `checkpoint.every_minutes` have passed, by the clock of rank 0."""
+    minutes = session.config.checkpoint.every_minutes
+    return minutes is not None and distributed.from_first(time.monotonic() - saved_at > 60 * minutes)
+
+
+def _evaluate(session: Session, step: int) -> Scores:
+    section = session.config.evaluation
+    pack_tokens = section.pack_tokens or session.config.train.pack_tokens
+    limit = section.end_limit if step == session.total_steps else section.limit
     said = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -117,14 +118,14 @@ def _evaluate(session: Session, step: int, limit: int | None) -> Scores:
 
     engine, collator = session.engine, session.dev_collator()
     scores = evaluate_dev(engine.logits, session.prepared, collator, pack_tokens, session.world, limit, progress)
-    headline = {name: item.task.metric for name, item in session.prepared.items()}
+    headline = {name: task.metric for name, task in session.tasks.items()}
     session.events.emit("evaluation", step=step, scores=scores, headline=headline)
     return scores
 
 
-def _note_best(session: Session, step: int, scores: Scores, tasks: Mapping[str, Task]) -> bool:
+def _note_best(session: Session, step: int, scores: Scores) -> bool:
     """Whether the mean of the tasks' headline scores beats every earlier one."""
-    mean = sum(scores[name][task.metric] for name, task in tasks.items()) / len(tasks)
+    mean = sum(scores[name][task.metric] for name, task in session.tasks.items()) / len(session.tasks)
     if session.best and mean <= session.best["score"]:
         return False
     session.best = {"score": mean, "step": step}

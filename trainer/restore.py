@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from trainer import engine
 from trainer.config import RunConfig, load_recipe
-from trainer.data.loader import Collator
 from trainer.data.prepare import Prepared, open_prepared
 from trainer.distributed import World
 from trainer.errors import UserError
@@ -22,7 +21,7 @@ from trainer.export import load_probe, newest_checkpoint, write_export
 from trainer.model.attention import choose_attention
 from trainer.model.encoder import load_tokenizer
 from trainer.model.multitask import MultiTaskModel
-from trainer.session import build_model, replace_section
+from trainer.session import build_model, dev_collator, replace_section, tasks_of
 from trainer.tasks import load_tasks
 
 
@@ -71,9 +70,7 @@ def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
 def evaluate(restored: RestoredModel) -> Scores:
     """Scores of every task's whole dev split, on every rank."""
     config = restored.config
-    tasks = {name: item.task for name, item in restored.prepared.items()}
-    stores = {name: item.dev for name, item in restored.prepared.items()}
-    collator = Collator(tasks, stores, restored.tokenizer.pad_token_id, None)
+    collator = dev_collator(restored.prepared, restored.tokenizer)
     pack_tokens = config.evaluation.pack_tokens or config.train.pack_tokens
     with torch.no_grad():
         return evaluate_dev(restored.model, restored.prepared, collator, pack_tokens, restored.world)
@@ -91,13 +88,12 @@ def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Pat
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     scores = [e["scores"] for e in events if e["event"] == "evaluation" and e["step"] == step]
     dtype = [e["dtype"] for e in events if e["event"] == "start"][-1]
-    tasks = {name: item.task for name, item in restored.prepared.items()}
     difference = write_export(
         out,
         restored.model.float().cpu().state_dict(),
         restored.model.encoder.config,
         restored.tokenizer,
-        tasks,
+        tasks_of(restored.prepared),
         load_recipe(run / "recipe.yaml"),
         load_probe(checkpoint / "probe.safetensors"),
         dtype,

@@ -31,6 +31,7 @@ from trainer.model.encoder import KeyReport, load_encoder, load_tokenizer, posit
 from trainer.model.heads import HeadBank
 from trainer.model.multitask import MultiTaskModel
 from trainer.tasks import load_tasks
+from trainer.tasks.spec import Task
 
 # What may change under a run that is continued, because no weight and no example depends on it.
 HARMLESS = ("run", "log", "checkpoint", "evaluation", "data.store", "data.workers", "data.prepare", "task_files")
@@ -58,41 +59,26 @@ class Session:
     best: dict[str, float]
     examples: dict[str, int]
 
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return tasks_of(self.prepared)
+
     def loader(self) -> TrainLoader:
-        constant = self.config.train.pack_tokens if self.world.device.type == "cuda" else None
+        on_gpu = self.world.device.type == "cuda"
         stores = {name: item.train for name, item in self.prepared.items()}
-        tasks = {name: item.task for name, item in self.prepared.items()}
-        collator = Collator(tasks, stores, self.tokenizer.pad_token_id, constant)
-        return TrainLoader(
-            self.planner, collator, self.world.rank, self.world.size, pin=self.world.device.type == "cuda"
-        )
+        constant = self.config.train.pack_tokens if on_gpu else None
+        collator = Collator(self.tasks, stores, self.tokenizer.pad_token_id, constant)
+        return TrainLoader(self.planner, collator, self.world.rank, self.world.size, pin=on_gpu)
 
     def dev_collator(self) -> Collator:
-        tasks = {name: item.task for name, item in self.prepared.items()}
-        stores = {name: item.dev for name, item in self.prepared.items()}
-        return Collator(tasks, stores, self.tokenizer.pad_token_id, None)
+        return dev_collator(self.prepared, self.tokenizer)
 
     def export(self, out: Path, scores: Scores | None = None) -> Path:
         """Write the live model as a plain Hugging Face folder; all ranks must call it."""
         state, probe = self.engine.full_state(), probe_hidden_states(self)
-        tasks = {name: item.task for name, item in self.prepared.items()}
-
-        def write():
-            encoder_config = self.engine.model.encoder.config
-            return write_export(
-                out,
-                state,
-                encoder_config,
-                self.tokenizer,
-                tasks,
-                self.config,
-                probe,
-                self.engine.dtype,
-                scores,
-                self.total_steps,
-            )
-
-        difference = distributed.on_first(write)
+        encoder_config, dtype = self.engine.model.encoder.config, self.engine.dtype
+        what = (encoder_config, self.tokenizer, self.tasks, self.config, probe, dtype, scores, self.total_steps)
+        difference = distributed.on_first(lambda: write_export(out, state, *what))
         self.events.emit("export", step=self.total_steps, path=str(out), difference=difference)
         return out
 
@@ -158,11 +144,23 @@ def open_session(
     return session
 
 
+def tasks_of(prepared: Mapping[str, Prepared]) -> dict[str, Task]:
+    """The tasks with their labels filled in."""
+    return {name: item.task for name, item in prepared.items()}
+
+
+def dev_collator(prepared: Mapping[str, Prepared], tokenizer) -> Collator:
+    """Builds batches of the dev splits."""
+    stores = {name: item.dev for name, item in prepared.items()}
+    return Collator(tasks_of(prepared), stores, tokenizer.pad_token_id, None)
+
+
 def build_model(
     config: RunConfig, prepared: Mapping[str, Prepared], attention: str
 ) -> tuple[MultiTaskModel, KeyReport]:
+    """The model of a recipe with fresh heads, in fp32 on the CPU, and what became of the encoder's checkpoint."""
     encoder, report = load_encoder(config, attention)
-    tasks = {name: item.task for name, item in prepared.items()}
+    tasks = tasks_of(prepared)
     dropout = encoder.config.hidden_dropout_prob
     heads = HeadBank(tasks, encoder.config.hidden_size, dropout, config.model.heads == "family", config.seed)
     _check_fit(config, prepared, encoder)
