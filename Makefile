@@ -1,5 +1,5 @@
 # make demo    train nine small tasks through the deepspeed launcher, on the GPUs there are or on the CPU
-# make test    the fast tests; make test-slow: those that start processes; make lint; make clean
+# make test    the fast tests; make test-slow: the longer ones; make lint; make clean
 # PYTHON chooses the interpreter (3.10 or newer) that .venv is made with.
 
 PYTHON ?= python3

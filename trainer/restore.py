@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer import engine
+from trainer.checkpoint import checkpoint_folders, step_of
 from trainer.config import RunConfig, load_recipe
 from trainer.data.prepare import Prepared, open_prepared
 from trainer.distributed import World
@@ -32,6 +33,7 @@ class RestoredModel:
     model: MultiTaskModel
     tokenizer: object
     prepared: dict[str, Prepared]
+    checkpoint: Path | None  # where the weights come from; None for an export
 
 
 def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
@@ -50,10 +52,11 @@ def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
     exported = (folder / "heads.safetensors").is_file()
     if exported:
         config = replace_section(config, "model", encoder=str(folder), tokenizer=None, init="pretrained")
-        state = None
+        state = checkpoint = None
     else:
         config = replace_section(config, "model", init="random")  # every weight comes from the checkpoint
-        state = engine.full_state_of_checkpoint(newest_checkpoint(folder) / "engine")
+        checkpoint = newest_checkpoint(folder)
+        state = engine.full_state_of_checkpoint(checkpoint / "engine")
     world = engine.start()
     dtype = engine.choose_dtype(config, world.device)
     tokenizer = load_tokenizer(config)
@@ -64,7 +67,9 @@ def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
         state |= {f"heads.{name}": value for name, value in load_file(str(folder / "heads.safetensors")).items()}
         _check_labels(folder, prepared)
     _load(model, state, folder)
-    return RestoredModel(config, world, model.to(world.device, engine.DTYPES[dtype]).eval(), tokenizer, prepared)
+    return RestoredModel(
+        config, world, model.to(world.device, engine.DTYPES[dtype]).eval(), tokenizer, prepared, checkpoint
+    )
 
 
 def evaluate(restored: RestoredModel) -> Scores:
@@ -82,10 +87,11 @@ def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Pat
     Raises:
         UserError: no run, no usable checkpoint, or the export does not give the live model's hidden states.
     """
-    checkpoint = newest_checkpoint(run)
+    if not checkpoint_folders(run):
+        newest_checkpoint(run)  # says whether it is no run, or has saved nothing yet
     restored = open_model(run, overrides)
     events = read_events(run / "events.jsonl")
-    step = json.loads((checkpoint / "state.json").read_text())["step"]
+    step = step_of(restored.checkpoint)
     scores = [e["scores"] for e in events if e["event"] == "evaluation" and e["step"] == step]
     dtype = [e["dtype"] for e in events if e["event"] == "start"][-1]
     difference = write_export(
@@ -95,7 +101,7 @@ def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Pat
         restored.tokenizer,
         tasks_of(restored.prepared),
         load_recipe(run / "recipe.yaml"),
-        load_probe(checkpoint / "probe.safetensors"),
+        load_probe(restored.checkpoint / "probe.safetensors"),
         dtype,
         scores[-1] if scores else None,
         step,
