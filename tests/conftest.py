@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.launching import DEMO, xstilts
+
 REAL_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 
 
@@ -13,6 +15,15 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory) -> str:
+    """The demo recipe's data, prepared once for all runs, as an override."""
+    override = f"data.store={tmp_path_factory.mktemp('store')}"
+    done = xstilts("prepare", DEMO, override)
+    assert done.returncode == 0, done.stderr
+    return override
 
 
 @pytest.fixture(scope="session")

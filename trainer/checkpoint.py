@@ -4,6 +4,7 @@ checkpoints/step-N/
     manifest.json       size and xxh3 checksum of every file below
     state.json          step, position in the data, what the run was: plain JSON
     probe.safetensors   hidden states of the live model on a few sequences, for export to compare with
+    vocabulary_rows.npy the embedding rows that are trained, when not all are
     engine/             what DeepSpeed saves, every rank's part
 """
 

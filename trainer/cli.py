@@ -2,6 +2,7 @@
 
     xstilts tasks
     xstilts prepare RECIPE [key=value ...]
+    xstilts plan RECIPE [--gpus N --gpu-memory GB ...] [key=value ...]
     xstilts train RECIPE [key=value ...]
     xstilts evaluate MODEL_OR_RUN [key=value ...]
     xstilts export RUN OUT [key=value ...]
@@ -30,7 +31,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_command(argv: list[str]) -> int:
     """Run a command; its exit code. An error the user can mend is said on standard error, without a traceback."""
-    arguments = parser().parse_args(_without_local_rank(argv))
+    command = parser()
+    arguments, rest = command.parse_known_args(_without_local_rank(argv))
+    late = [text for text in rest if "=" in text and not text.startswith("-")]  # overrides behind an option
+    if late != rest or (late and not hasattr(arguments, "overrides")):
+        command.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        arguments.overrides += late
     try:
         arguments.run(arguments)
         return 0
@@ -55,10 +62,12 @@ def parser() -> argparse.ArgumentParser:
         if positionals:
             sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of recipe keys")
         sub.set_defaults(run=run)
+        return sub
 
     recipe = ("recipe", "a YAML file, e.g. launch/recipes/demo.yaml")
     add("tasks", tasks, "list the tasks and where their data comes from")
     add("prepare", prepare, "tokenise a recipe's data once, into its store", recipe)
+    _plan_options(add("plan", plan, "memory, speed and the best way to run a recipe on given devices", recipe))
     add("train", train, "train a recipe; continues by itself when the run has a checkpoint", recipe)
     add("evaluate", evaluate, "score an export or a run on its tasks' dev sets", ("model", "a run folder or an export"))
     add(
@@ -92,6 +101,31 @@ def prepare(arguments) -> None:
     with PrepareProgress(_console()) as progress:
         rows = prepare_data(config, tasks, tokenizer, progress)
     _console().print(prepare_table(rows))
+
+
+def _plan_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gpus", type=int, metavar="N", help="GPUs on all nodes together; default: what is seen here")
+    sub.add_argument("--gpu-memory", type=float, metavar="GB", help="of one GPU, in GB (10^9 bytes)")
+    sub.add_argument("--gpu-name", metavar="NAME", help="e.g. H100: its speed; default: an A100's")
+    sub.add_argument("--nodes", type=int, default=1, metavar="M", help="machines; default: 1")
+    sub.add_argument("--bandwidth", type=float, metavar="GB/S", help="of one GPU in a collective, in GB/s")
+
+
+def plan(arguments) -> None:
+    from trainer.config import load_recipe
+    from trainer.plan import given_gpus, make_plan, seen_devices
+    from trainer.ui.plan import plan_view
+
+    config = load_recipe(arguments.recipe, arguments.overrides)
+    bandwidth = arguments.bandwidth and arguments.bandwidth * 1e9
+    if (arguments.gpus is None) != (arguments.gpu_memory is None):
+        raise UserError("--gpus and --gpu-memory belong together", fix="e.g. --gpus 8 --gpu-memory 80")
+    if arguments.gpus is None:
+        devices = seen_devices(nodes=arguments.nodes, bandwidth=bandwidth)
+    else:
+        memory = arguments.gpu_memory * 1e9
+        devices = given_gpus(arguments.gpus, memory, arguments.nodes, bandwidth, arguments.gpu_name)
+    _console().print(plan_view(make_plan(config, devices)))
 
 
 def train(arguments) -> None:
@@ -132,7 +166,8 @@ def export(arguments) -> None:
     from trainer import restore
 
     out, difference = restore.export_run(arguments.folder, arguments.out, arguments.overrides)
-    _say(f"exported {arguments.folder} to {out}: its hidden states are the live model's to {difference:.1e} deviations")
+    near = f"its hidden states are the live model's to {difference:.1e} of their norm"
+    _say(f"exported {arguments.folder} to {out}: {near}")
 
 
 def _console():

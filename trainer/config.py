@@ -36,6 +36,7 @@ class ModelSection:
     dropout: float | None = None  # overrides all of the encoder's
     gradient_checkpointing: bool = False
     heads: str = "task"  # task: a head each | family: one for all tasks of a family
+    vocabulary: str = "auto"  # trimmed: train only the rows the prepared data uses | full | auto: by what it saves
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,14 @@ class TrainSection:
 class EngineSection:
     config: str = "ds_configs/zero2.json"
     dtype: str = "auto"  # auto (bf16 on GPU, fp32 on CPU) | bf16 | fp16 | fp32
+    plan: str = "off"  # auto: config, model.gradient_checkpointing and the packs of a step by what fits (xstilts plan)
+
+
+@dataclass(frozen=True)
+class KernelsSection:
+    layers: str = "fused"  # fused: encoder layers with one query-key-value product and fused dropout | plain
+    attention: str = "auto"  # auto: the fastest that fits | packed_flash | packed_cpu | packed_sdpa
+    compile: str = "auto"  # elementwise parts of fused layers by torch.compile: on | off | auto (on GPUs)
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class RunConfig:
     mixture: MixtureSection = MixtureSection()
     train: TrainSection = TrainSection()
     engine: EngineSection = EngineSection()
+    kernels: KernelsSection = KernelsSection()
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     log: LogSection = LogSection()
@@ -132,11 +142,16 @@ class RunConfig:
 CHOICES = {
     "model.init": ("pretrained", "random"),
     "model.heads": ("task", "family"),
+    "model.vocabulary": ("auto", "trimmed", "full"),
+    "kernels.layers": ("fused", "plain"),
+    "kernels.attention": ("auto", "packed_flash", "packed_cpu", "packed_sdpa"),
+    "kernels.compile": ("auto", "on", "off"),
     "data.source": ("hub", "files", "sample"),
     "data.prepare": ("refuse", "auto"),
     "mixture.strategy": ("proportional", "temperature", "uniform", "weights", "unimax"),
     "train.schedule": ("linear", "cosine", "constant"),
     "engine.dtype": ("auto", "bf16", "fp16", "fp32"),
+    "engine.plan": ("off", "auto"),
 }
 POSITIVE = (
     "mixture.temperature", "mixture.cap", "mixture.unimax_epochs", "train.steps", "train.epochs",
@@ -239,6 +254,8 @@ def _build(kind, value, where: str):
             pass
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is str and isinstance(value, bool):  # YAML 1.1 reads on and off as booleans
+        return "on" if value else "off"
     if kind in (int, float, str, bool) and type(value) is kind:
         return value
     expected = "list" if origin is tuple else "mapping" if origin is dict else kind.__name__

@@ -70,6 +70,11 @@ def read_config(path: str) -> dict[str, Any]:
     return settings
 
 
+def stage_of(config: RunConfig) -> int:
+    """The ZeRO stage of a recipe's engine.config."""
+    return read_config(config.engine.config)["zero_optimization"]["stage"]
+
+
 def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, Any]:
     """The whole DeepSpeed configuration of a run: the file's settings and what the recipe derives.
 
@@ -163,7 +168,8 @@ class Engine:
         self.accumulation = settings["gradient_accumulation_steps"]
         optimizer = self._optimizer(model, "offload_optimizer" in settings["zero_optimization"])
         self.model = model
-        model.to(world.device).train()  # transformers hands encoders over in evaluation mode, without dropout
+        # In the dtype DeepSpeed would convert it to: an fp32 copy of a large model would be the peak of a GPU's memory.
+        model.to(world.device, DTYPES[dtype]).train()  # transformers hands encoders over in evaluation mode
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings, dist_init_required=False
         )
@@ -206,8 +212,9 @@ class Engine:
             self.engine.step()
         return sums
 
-    def step(self, learning_rate: float) -> float:
-        """The optimizer step that ends the last micro-step; gives the gradient norm before clipping."""
+    def step(self, learning_rate: float) -> float | torch.Tensor:
+        """The optimizer step that ends the last micro-step; gives the gradient norm before clipping, which is not
+        waited for."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = None
@@ -216,7 +223,7 @@ class Engine:
         self.engine.step()
         if self.world.device.type == "cpu" and self.engine.global_steps % TRIM_EVERY == 0:
             host.release_free_memory()
-        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+        return self.engine.get_global_grad_norm() if norm is None else norm
 
     def logits(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Task logits of a pack, without gradients. Every rank must call it equally often (ZeRO-3 gathers weights)."""

@@ -13,7 +13,9 @@ from trainer.config import TrainSection
 from trainer.data.packing import StepPlan
 from trainer.evaluation.dev import Scores, evaluate_dev
 from trainer.export import probe_hidden_states, save_probe
-from trainer.session import Session, run_identity
+from trainer.model.fused import compiled_graphs
+from trainer.model.vocabulary import kept_rows, save_kept_rows
+from trainer.session import Session, parameter_layout, run_identity
 from trainer.tasks.spec import Task
 
 PROGRESS_SECONDS = 10.0  # between signs of life of a long evaluation
@@ -22,7 +24,7 @@ PROGRESS_SECONDS = 10.0  # between signs of life of a long evaluation
 def train(session: Session) -> Scores:
     """Run every step that is left, evaluate, checkpoint; the scores at the end, on every rank."""
     config, engine, world = session.config, session.engine, session.world
-    tasks = session.tasks
+    tasks, report = session.tasks, StepReport(session)
     saved_at, scores, skipped = time.monotonic(), None, engine.skipped_steps()
     steps = range(session.first_step, session.total_steps + 1)
     for step, data in zip(steps, session.loader(), strict=False):
@@ -37,15 +39,18 @@ def train(session: Session) -> Scores:
         if engine.skipped_steps() > skipped:
             skipped = engine.skipped_steps()
             session.events.emit("warning", message=f"step {step}: overflow in fp16, no update", skipped_steps=skipped)
+        else:
+            session.decay *= 1 - rate * config.train.weight_decay
         session.examples = {name: session.examples[name] + n for name, n in zip(tasks, counts.tolist(), strict=True)}
-        losses = distributed.sum_over_ranks(sums).tolist()
-        _emit_step(session, step, plan, losses, factors, rate, norm, time.monotonic() - began)
+        report.add(step, plan, distributed.sum_over_ranks(sums), factors, rate, norm, began)
 
         last, improved = step == session.total_steps, False
         if _due(config.evaluation.every_steps, step, last):
+            report.flush()
             scores = _evaluate(session, step)
             improved = _note_best(session, step, scores)
         if _due(config.checkpoint.every_steps, step, last) or improved or _time_is_up(session, saved_at):
+            report.flush()
             _save(session, step, plan)
             saved_at = time.monotonic()
     return scores or _evaluate(session, session.total_steps)
@@ -72,26 +77,50 @@ def learning_rate(step: int, total: int, train: TrainSection) -> float:
     return train.learning_rate * shape[train.schedule]
 
 
-def _emit_step(
-    session: Session, step: int, plan: StepPlan, sums, factors, rate: float, norm: float, seconds: float
-) -> None:
-    names = list(session.prepared)
-    counts = plan.task_counts(len(names)).tolist()
-    session.events.emit(
-        "step",
-        step=step,
-        loss=sum(factors[name] * total for name, total in zip(names, sums, strict=True)),
-        task_loss={name: total / n for name, total, n in zip(names, sums, counts, strict=True) if n},
-        examples={name: n for name, n in zip(names, counts, strict=True)},
-        example_ids_hash=plan.example_ids_hash(),
-        tokens=plan.tokens,
-        pack_fill=plan.fill,
-        learning_rate=rate,
-        grad_norm=norm,
-        step_seconds=seconds,
-        useful_tokens_per_second=plan.tokens / seconds,
-        memory_bytes=session.engine.memory_bytes(),
-    )
+class StepReport:
+    """Emits the `step` events.
+
+    Reading a value waits for the GPU to have computed it, so there a step is reported when the next one is on its way;
+    on a CPU, at once. `step_seconds` is from the step's start, or from the report before when that is later.
+    """
+
+    def __init__(self, session: Session):
+        self.session, self.late = session, session.world.device.type == "cuda"
+        self.waiting: tuple | None = None
+        self.reported_at = 0.0
+
+    def add(self, *values) -> None:
+        """Take (step, plan, loss sums by task, factors, learning rate, gradient norm, when it began)."""
+        self.flush()
+        self.waiting = values
+        if not self.late:
+            self.flush()
+
+    def flush(self) -> None:
+        """Report the step that waits, if one does."""
+        if self.waiting is None:
+            return
+        (step, plan, sums, factors, rate, norm, began), self.waiting = self.waiting, None
+        sums, norm, now = sums.tolist(), float(norm), time.monotonic()
+        seconds, self.reported_at = now - max(began, self.reported_at), now
+        names = list(self.session.prepared)
+        counts = plan.task_counts(len(names)).tolist()
+        self.session.events.emit(
+            "step",
+            step=step,
+            loss=sum(factors[name] * total for name, total in zip(names, sums, strict=True)),
+            task_loss={name: total / n for name, total, n in zip(names, sums, counts, strict=True) if n},
+            examples={name: n for name, n in zip(names, counts, strict=True)},
+            example_ids_hash=plan.example_ids_hash(),
+            tokens=plan.tokens,
+            pack_fill=plan.fill,
+            learning_rate=rate,
+            grad_norm=norm,
+            step_seconds=seconds,
+            useful_tokens_per_second=plan.tokens / seconds,
+            memory_bytes=self.session.engine.memory_bytes(),
+            compiled_graphs=compiled_graphs(),
+        )
 
 
 def _due(every: int | None, step: int, last: bool) -> bool:
@@ -140,6 +169,8 @@ def _save(session: Session, step: int, plan: StepPlan) -> None:
         "world_size": session.world.size,
         "stage": session.engine.stage,
         "best": session.best,
+        "decay": session.decay,
+        "layout": parameter_layout(session),
         "examples": session.examples,
         "identity": run_identity(session),
     }
@@ -149,6 +180,7 @@ def _save(session: Session, step: int, plan: StepPlan) -> None:
         session.engine.save(folder / "engine")
         if session.world.first:
             save_probe(folder / "probe.safetensors", probe)
+            save_kept_rows(folder, kept_rows(session.engine.model.encoder))
 
     run = session.config.run_folder
     folder = checkpoint.save_checkpoint(run, step, state, write, session.world)

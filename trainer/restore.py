@@ -11,18 +11,19 @@ import torch
 from safetensors.torch import load_file
 
 from trainer import engine
-from trainer.checkpoint import checkpoint_folders, step_of
+from trainer.checkpoint import checkpoint_folders, read_state, step_of
 from trainer.config import RunConfig, load_recipe
-from trainer.data.prepare import Prepared, open_prepared
+from trainer.data.prepare import Prepared, open_prepared, tasks_of
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluation.dev import Scores, evaluate_dev
 from trainer.events import read_events
 from trainer.export import load_probe, newest_checkpoint, write_export
-from trainer.model.attention import choose_attention
+from trainer.model.build import build_model, plain_state
 from trainer.model.encoder import load_tokenizer
 from trainer.model.multitask import MultiTaskModel
-from trainer.session import build_model, dev_collator, replace_section, tasks_of
+from trainer.model.vocabulary import load_kept_rows
+from trainer.session import dev_collator, replace_section
 from trainer.tasks import load_tasks
 
 
@@ -30,7 +31,8 @@ from trainer.tasks import load_tasks
 class RestoredModel:
     config: RunConfig
     world: World
-    model: MultiTaskModel
+    model: MultiTaskModel  # in fp32, on the CPU
+    dtype: str  # to compute in
     tokenizer: object
     prepared: dict[str, Prepared]
     checkpoint: Path | None  # where the weights come from; None for an export
@@ -50,35 +52,41 @@ def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
         )
     config = load_recipe(folder / "recipe.yaml", overrides)
     exported = (folder / "heads.safetensors").is_file()
+    config = replace_section(config, "kernels", layers="plain")  # the names the weights have outside of training
+    config = replace_section(config, "model", vocabulary="full")
     if exported:
         config = replace_section(config, "model", encoder=str(folder), tokenizer=None, init="pretrained")
-        state = checkpoint = None
+        checkpoint = None
     else:
-        config = replace_section(config, "model", init="random")  # every weight comes from the checkpoint
         checkpoint = newest_checkpoint(folder)
-        state = engine.full_state_of_checkpoint(checkpoint / "engine")
+        kept = load_kept_rows(checkpoint)
+        if kept is None:
+            config = replace_section(config, "model", init="random")  # every weight comes from the checkpoint
     world = engine.start()
     dtype = engine.choose_dtype(config, world.device)
     tokenizer = load_tokenizer(config)
     prepared = open_prepared(config, load_tasks(config), tokenizer)
-    model, _ = build_model(config, prepared, choose_attention(world.device, engine.DTYPES[dtype])[0])
+    model = build_model(config, prepared, tokenizer, world.device, dtype)[0]
     if exported:
         state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
         state |= {f"heads.{name}": value for name, value in load_file(str(folder / "heads.safetensors")).items()}
         _check_labels(folder, prepared)
+    else:
+        state = engine.full_state_of_checkpoint(checkpoint / "engine")
+        first = model.encoder.get_input_embeddings().weight
+        state = plain_state(state, kept, read_state(checkpoint)["decay"], first)
     _load(model, state, folder)
-    return RestoredModel(
-        config, world, model.to(world.device, engine.DTYPES[dtype]).eval(), tokenizer, prepared, checkpoint
-    )
+    return RestoredModel(config, world, model.eval(), dtype, tokenizer, prepared, checkpoint)
 
 
 def evaluate(restored: RestoredModel) -> Scores:
     """Scores of every task's whole dev split, on every rank."""
     config = restored.config
+    model = restored.model.to(restored.world.device, engine.DTYPES[restored.dtype])
     collator = dev_collator(restored.prepared, restored.tokenizer)
     pack_tokens = config.evaluation.pack_tokens or config.train.pack_tokens
     with torch.no_grad():
-        return evaluate_dev(restored.model, restored.prepared, collator, pack_tokens, restored.world)
+        return evaluate_dev(model, restored.prepared, collator, pack_tokens, restored.world)
 
 
 def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Path, float]:
@@ -96,7 +104,7 @@ def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Pat
     dtype = [e["dtype"] for e in events if e["event"] == "start"][-1]
     difference = write_export(
         out,
-        restored.model.float().cpu().state_dict(),
+        restored.model.state_dict(),
         restored.model.encoder.config,
         restored.tokenizer,
         tasks_of(restored.prepared),

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from trainer import checkpoint, distributed, engine
+from trainer import checkpoint, distributed, engine, plan
 from trainer.config import RunConfig, dump_recipe
 from trainer.data.loader import Collator, TrainLoader
 from trainer.data.mixture import mixture_rates
 from trainer.data.packing import FULL, Planner, packs_of_rank
-from trainer.data.prepare import Prepared, open_prepared, prepare
+from trainer.data.prepare import Prepared, open_prepared, prepare, tasks_of
 from trainer.data.stream import Stream
 from trainer.distributed import World
 from trainer.engine import Engine
@@ -26,10 +26,9 @@ from trainer.errors import UserError
 from trainer.evaluation.dev import Scores
 from trainer.events import Events, JsonLines
 from trainer.export import probe_hidden_states, write_export
-from trainer.model.attention import choose_attention
-from trainer.model.encoder import KeyReport, load_encoder, load_tokenizer, position_offset
-from trainer.model.heads import HeadBank
-from trainer.model.multitask import MultiTaskModel
+from trainer.model import vocabulary
+from trainer.model.build import build_model, first_rows, plain_state
+from trainer.model.encoder import load_tokenizer
 from trainer.tasks import load_tasks
 from trainer.tasks.spec import Task
 
@@ -44,6 +43,7 @@ class Session:
     rates: task -> probability of being drawn.
     best: score and step of the best evaluation so far.
     examples: task -> units trained on so far.
+    decay: product of (1 - learning rate * weight decay) so far: what untrained embedding rows are multiplied by.
     """
 
     config: RunConfig
@@ -58,6 +58,7 @@ class Session:
     events: Events
     best: dict[str, float]
     examples: dict[str, int]
+    decay: float = 1.0
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -66,7 +67,8 @@ class Session:
     def loader(self) -> TrainLoader:
         on_gpu = self.world.device.type == "cuda"
         stores = {name: item.train for name, item in self.prepared.items()}
-        constant = self.config.train.pack_tokens if on_gpu else None
+        one_shape = on_gpu or self.config.kernels.compile == "on"
+        constant = self.config.train.pack_tokens if one_shape else None
         collator = Collator(self.tasks, stores, self.tokenizer.pad_token_id, constant)
         return TrainLoader(self.planner, collator, self.world.rank, self.world.size, pin=on_gpu)
 
@@ -76,9 +78,15 @@ class Session:
     def export(self, out: Path, scores: Scores | None = None) -> Path:
         """Write the live model as a plain Hugging Face folder; all ranks must call it."""
         state, probe = self.engine.full_state(), probe_hidden_states(self)
-        encoder_config, dtype = self.engine.model.encoder.config, self.engine.dtype
-        what = (encoder_config, self.tokenizer, self.tasks, self.config, probe, dtype, scores, self.total_steps)
-        difference = distributed.on_first(lambda: write_export(out, state, *what))
+        encoder = self.engine.model.encoder
+        what = (encoder.config, self.tokenizer, self.tasks, self.config, probe, self.engine.dtype, scores)
+        kept = vocabulary.kept_rows(encoder)
+
+        def write() -> float:
+            plain = plain_state(state, kept, self.decay, None if kept is None else first_rows(self.config))
+            return write_export(out, plain, *what, self.total_steps)
+
+        difference = distributed.on_first(write)
         self.events.emit("export", step=self.total_steps, path=str(out), difference=difference)
         return out
 
@@ -96,6 +104,7 @@ def open_session(
         UserError: anything that would make the run fail or differ from what the recipe says.
     """
     world = engine.start()
+    config, planned = plan.apply(config, world)
     packs_of_rank(config.train.packs_per_step, world.rank, world.size)
     dtype = engine.choose_dtype(config, world.device)
     engine.derive_config(config, world.size, dtype)
@@ -113,8 +122,7 @@ def open_session(
     rates, total_steps = resolve_mixture(config, prepared)
     planner = make_planner(config, prepared, rates)
 
-    backend, why = choose_attention(world.device, engine.DTYPES[dtype])
-    model, report = build_model(config, prepared, backend)
+    model, report, notes = build_model(config, prepared, tokenizer, world.device, dtype)
     run = config.run_folder
     distributed.on_first(lambda: check_room(run, sum(p.numel() for p in model.parameters()), config.checkpoint.keep))
     live = Engine(model, config, world, dtype)
@@ -139,32 +147,15 @@ def open_session(
         packs_per_step=config.train.packs_per_step,
         pack_tokens=config.train.pack_tokens,
         encoder_keys=dataclasses.asdict(report),
-        notes=[str(report), f"attention: {why}", *live.notes, *([f"continued from {continued}"] if continued else [])],
+        notes=[*planned, str(report), *notes, *live.notes, *([f"continued from {continued}"] if continued else [])],
     )
     return session
-
-
-def tasks_of(prepared: Mapping[str, Prepared]) -> dict[str, Task]:
-    """The tasks with their labels filled in."""
-    return {name: item.task for name, item in prepared.items()}
 
 
 def dev_collator(prepared: Mapping[str, Prepared], tokenizer) -> Collator:
     """Builds batches of the dev splits."""
     stores = {name: item.dev for name, item in prepared.items()}
     return Collator(tasks_of(prepared), stores, tokenizer.pad_token_id, None)
-
-
-def build_model(
-    config: RunConfig, prepared: Mapping[str, Prepared], attention: str
-) -> tuple[MultiTaskModel, KeyReport]:
-    """The model of a recipe with fresh heads, in fp32 on the CPU, and what became of the encoder's checkpoint."""
-    encoder, report = load_encoder(config, attention)
-    tasks = tasks_of(prepared)
-    dropout = encoder.config.hidden_dropout_prob
-    heads = HeadBank(tasks, encoder.config.hidden_size, dropout, config.model.heads == "family", config.seed)
-    _check_fit(config, prepared, encoder)
-    return MultiTaskModel(encoder, heads), report
 
 
 def resolve_mixture(config: RunConfig, prepared: Mapping[str, Prepared]) -> tuple[dict[str, float], int]:
@@ -216,24 +207,6 @@ def check_room(run: Path, parameters: int, keep: int) -> None:
         )
 
 
-def _check_fit(config: RunConfig, prepared: Mapping[str, Prepared], encoder) -> None:
-    vocabulary = encoder.config.vocab_size
-    longest = encoder.config.max_position_embeddings - position_offset(encoder.config)
-    for name, item in prepared.items():
-        for store in (item.train, item.dev):
-            if len(used := store.used_vocabulary()) and used[-1] >= vocabulary:
-                raise UserError(
-                    f"{name} has token id {used[-1]}, but the encoder's vocabulary ends at {vocabulary - 1}",
-                    why="the tokenizer belongs to another encoder",
-                    fix="leave model.tokenizer empty, or choose the tokenizer the encoder was trained with",
-                )
-            if store.sequence_lengths.max(initial=0) > longest:
-                raise UserError(
-                    f"{name} has sequences of {store.sequence_lengths.max()} tokens, the encoder {longest} positions",
-                    fix=f"data.max_length={longest}, then `xstilts prepare` again",
-                )
-
-
 def _open_events(run: Path, sinks: list) -> Events:
     lines = JsonLines(run / "events.jsonl")
     events = Events([lines, *sinks])
@@ -261,6 +234,12 @@ def run_identity(session: Session) -> dict[str, Any]:
     return flat
 
 
+def parameter_layout(session: Session) -> dict[str, str]:
+    """What decides the names and shapes of the trained parameters, besides the encoder and the tasks."""
+    rows = vocabulary.rows_hash(vocabulary.kept_rows(session.engine.model.encoder))
+    return {"layers": session.config.kernels.layers, "vocabulary rows": rows}
+
+
 def _continue(session: Session) -> str | None:
     """Restore the newest good checkpoint; the folder it was, or None for a new run."""
     config, world = session.config, session.world
@@ -282,6 +261,13 @@ def _continue(session: Session) -> str | None:
             why="the optimizer's state is cut by rank and stage",
             fix="start with the same number of processes and engine.config, or choose another run.name",
         )
+    if state["layout"] != parameter_layout(session):
+        raise UserError(
+            f"the parameters in {folder} are not laid out as this run's",
+            why=f"then {state['layout']}, now {parameter_layout(session)}: kernels.layers names them, model.vocabulary "
+            "and the prepared data choose the embedding's rows",
+            fix="undo the change, or choose another run.name",
+        )
     identity = run_identity(session)
     changed = sorted(
         key for key in identity.keys() | state["identity"].keys() if identity.get(key) != state["identity"].get(key)
@@ -295,6 +281,7 @@ def _continue(session: Session) -> str | None:
     session.engine.load(folder / "engine")
     session.planner.restore(state["planner"])
     session.first_step, session.best, session.examples = state["step"] + 1, state["best"], state["examples"]
+    session.decay = state["decay"]
     events.emit("resume", step=state["step"], folder=str(folder), examples=session.examples)
     return str(folder)
 

@@ -7,7 +7,8 @@ import torch
 from tests.model.encoders import CONFIGS, tiny_encoder
 from tests.stores import TASKS, mixed_prepared
 from trainer.data.loader import Collator
-from trainer.model.attention import SDPA
+from trainer.model.attention import CPU, SDPA
+from trainer.model.fused import fuse, plain_names
 from trainer.model.heads import HeadBank
 from trainer.model.multitask import MultiTaskModel
 
@@ -24,14 +25,21 @@ def case(request, tmp_path_factory):
     return kind, *mixed_prepared(tmp_path_factory.mktemp("data"), types=2 if typed else 0)
 
 
+@pytest.fixture(params=["plain", "fused"])
+def layers(request):
+    return request.param
+
+
 def pack_of(prepared, constant_tokens=None, pairs=PAIRS):
     tasks = {name: item.task for name, item in prepared.items()}
     collator = Collator(tasks, {name: item.train for name, item in prepared.items()}, 1, constant_tokens)
     return collator(np.array([task for task, _ in pairs]), np.array([unit for _, unit in pairs]))
 
 
-def model_of(kind: str, **changes) -> MultiTaskModel:
+def model_of(kind: str, layers: str, **changes) -> MultiTaskModel:
     encoder = tiny_encoder(kind, SDPA, **changes)
+    if layers == "fused":
+        fuse(encoder, CPU, compiled=False)
     heads = HeadBank(TASKS, encoder.config.hidden_size, 0.0, share=False, seed=3)
     with torch.no_grad():
         for parameter in heads.parameters():
@@ -79,11 +87,11 @@ def reference(name: str, unit, hidden: list[torch.Tensor], head) -> tuple[torch.
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("constant_tokens", [None, 900])
-def test_hidden_states(case, attention, constant_tokens):
+def test_hidden_states(case, layers, attention, constant_tokens):
     kind, prepared, units = case
     batch = pack_of(prepared, constant_tokens)
     with torch.no_grad():
-        packed = model_of(kind)(batch, hidden_only=True)
+        packed = model_of(kind, layers)(batch, hidden_only=True)
         plain = tiny_encoder(kind, attention)
         singles = [state for task, unit in PAIRS for state in hidden_of(plain, units[NAMES[task]][unit])]
     expected = torch.cat(singles)
@@ -92,13 +100,13 @@ def test_hidden_states(case, attention, constant_tokens):
 
 
 @pytest.mark.parametrize("constant_tokens", [None, 900])
-def test_logits_losses_and_gradients(case, constant_tokens):
+def test_logits_losses_and_gradients(case, layers, constant_tokens):
     kind, prepared, units = case
-    batch, model = pack_of(prepared, constant_tokens), model_of(kind)
+    batch, model = pack_of(prepared, constant_tokens), model_of(kind, layers)
     logits = model(batch)
     loss, sums = model(batch, FACTORS)
     loss.backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    found = plain_names({name: parameter.grad for name, parameter in model.named_parameters()})
 
     plain = tiny_encoder(kind, "eager")
     model.heads.zero_grad()
@@ -126,10 +134,10 @@ def test_logits_losses_and_gradients(case, constant_tokens):
         assert shifts_all_scores or gradient.abs().max() > 0, name
 
 
-def test_sequences_do_not_see_each_other(case):
+def test_sequences_do_not_see_each_other(case, layers):
     """Other tokens in one sequence change its own hidden states, and not one bit of any other's."""
     kind, prepared, _ = case
-    batch, model = pack_of(prepared, 900), model_of(kind)
+    batch, model = pack_of(prepared, 900), model_of(kind, layers)
     bounds = batch.cu_seqlens.tolist()
     with torch.no_grad():
         before = model(batch, hidden_only=True)
@@ -145,7 +153,7 @@ def test_sequences_do_not_see_each_other(case):
 def test_order_and_splitting_change_nothing(case):
     """Losses are sums over units: backwards, or in two packs, whichever tasks they lack, gives what one pack gave."""
     kind, prepared, _ = case
-    model = model_of(kind)
+    model = model_of(kind, "fused")
 
     def loss(pairs):
         return model(pack_of(prepared, pairs=pairs), FACTORS)[0]

@@ -12,7 +12,7 @@ from tests.launching import DEMO, deepspeed, finish, steps
 from trainer.cli import run_command
 from trainer.config import NINE_TASKS
 from trainer.events import read_events
-from trainer.export import compare_with_probe, load_probe
+from trainer.export import TOLERANCE, compare_with_probe, load_probe
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
@@ -86,11 +86,11 @@ def test_the_verification_notices_a_changed_weight(run, tmp_path):
     folder = tmp_path / "changed"
     model = AutoModel.from_pretrained(run / "export", add_pooling_layer=False)
     probe = load_probe(next((run / "checkpoints" / "step-6").glob("probe.safetensors")))
-    assert compare_with_probe(run / "export", probe) < 2e-4
+    assert compare_with_probe(run / "export", probe) < TOLERANCE["fp32"]
     with torch.no_grad():
         model.encoder.layer[1].output.dense.weight[0] += 0.05
     model.save_pretrained(folder)
-    assert compare_with_probe(folder, probe) > 2e-4
+    assert compare_with_probe(folder, probe) > TOLERANCE["fp32"]
 
 
 def test_evaluation_does_not_depend_on_the_number_of_processes(run, capfd):
@@ -100,3 +100,16 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(run, capfd):
     rows = [line.split()[:2] for line in alone.splitlines() if line.startswith(NINE_TASKS)]
     assert len(rows) == 9
     assert rows == [line.split()[:2] for line in shared.splitlines() if line.startswith(NINE_TASKS)]
+
+
+@pytest.mark.slow
+def test_a_bf16_run_exports_its_fp32_weights_live_and_from_the_checkpoint(store, tmp_path, capfd):
+    command = ["train", str(DEMO), store, f"run.folder={tmp_path}", "train.steps=3", "engine.dtype=bf16",
+               "evaluation.end_limit=2"]  # fmt: skip
+    finish(deepspeed(command, 2))
+    assert run_command(["export", str(tmp_path / "demo"), str(tmp_path / "again")]) == 0
+    live, offline = (load_file(f / "model.safetensors") for f in (tmp_path / "demo" / "export", tmp_path / "again"))
+    assert all(torch.equal(offline[key], live[key]) for key in live)
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in live.values())
+    (event,) = [e for e in read_events(tmp_path / "demo" / "events.jsonl") if e["event"] == "export"]
+    assert 0 < event["difference"] < TOLERANCE["bf16"]

@@ -29,7 +29,7 @@ class PackedBatch:
         input_ids, position_ids: int64 (T,); positions count from 0 within each sequence.
         token_type_ids: int64 (T,), all zero where the tokenizer has none.
         cu_seqlens: int32 (sequences + 1,): where sequences begin, and the end of the last.
-        max_seqlen: tokens of the longest sequence.
+        lengths: tokens of each sequence, on the host; max_seqlen: of the longest.
         heads: task -> the arrays its format's `collate` gives, for every task of the mixture.
         units: task -> number of its units in the pack.
         tokens: useful tokens; T less these is padding, in sequences of its own at the end.
@@ -40,6 +40,7 @@ class PackedBatch:
     position_ids: torch.Tensor
     token_type_ids: torch.Tensor
     cu_seqlens: torch.Tensor
+    lengths: tuple[int, ...]
     max_seqlen: int
     heads: dict[str, dict[str, torch.Tensor]]
     units: dict[str, int]
@@ -109,6 +110,7 @@ class Collator:
             position_ids=torch.from_numpy(positions.astype(np.int64)),
             token_type_ids=torch.from_numpy(np.concatenate(types).astype(np.int64)),
             cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+            lengths=tuple(all_lengths.tolist()),
             max_seqlen=int(all_lengths.max(initial=0)),
             heads=heads,
             units={name: len(group) for name, group in zip(self.tasks, placed, strict=True)},

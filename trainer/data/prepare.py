@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -251,3 +251,8 @@ def _row(task: Task, split: str, store: Store, state: str) -> dict:
         "vocabulary": len(store.used_vocabulary()),
         "state": state,
     }
+
+
+def tasks_of(prepared: Mapping[str, Prepared]) -> dict[str, Task]:
+    """The tasks with their labels filled in."""
+    return {name: item.task for name, item in prepared.items()}

@@ -96,7 +96,7 @@ def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, Ke
         UserError: not found, hub out of reach, unsupported architecture, or weights missing from the checkpoint.
     """
     name = encoder_folder(config)
-    settings = _encoder_config(config, name)
+    settings = encoder_config(config, name)
     settings._attn_implementation = attention
     with quiet_transformers():
         if config.model.init == "random":
@@ -104,7 +104,7 @@ def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, Ke
             encoder = AutoModel.from_config(
                 settings, add_pooling_layer=False, dtype=torch.float32, attn_implementation=attention
             )
-            return _finish(encoder, config), KeyReport(0, tuple(n for n, _ in encoder.named_parameters()), ())
+            return encoder, KeyReport(0, tuple(n for n, _ in encoder.named_parameters()), ())
         try:
             encoder, info = AutoModel.from_pretrained(
                 name,
@@ -125,7 +125,7 @@ def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, Ke
             fix="check model.encoder; for random weights throughout: model.init=random",
         )
     parameters = sum(1 for _ in encoder.parameters())
-    return _finish(encoder, config), KeyReport(parameters, missing, tuple(sorted(info["unexpected_keys"])))
+    return encoder, KeyReport(parameters, missing, tuple(sorted(info["unexpected_keys"])))
 
 
 def position_offset(encoder_config) -> int:
@@ -133,13 +133,12 @@ def position_offset(encoder_config) -> int:
     return encoder_config.pad_token_id + 1 if encoder_config.model_type in AFTER_PADDING else 0
 
 
-def _finish(encoder, config: RunConfig):
-    if config.model.gradient_checkpointing:
-        encoder.gradient_checkpointing_enable({"use_reentrant": False})
-    return encoder
+def encoder_config(config: RunConfig, name: str):
+    """The transformers configuration of the encoder `name`, with the recipe's dropout; its weights are not touched.
 
-
-def _encoder_config(config: RunConfig, name: str):
+    Raises:
+        UserError: not found, hub out of reach, or an unsupported architecture.
+    """
     if config.model.init == "random" and name in SHAPES:
         kind, sizes = SHAPES[name]
         settings = AutoConfig.for_model(kind, **sizes)

@@ -26,6 +26,7 @@ class MultiTaskModel(nn.Module):
             token_type_ids=batch.token_type_ids[None],
             cu_seqlens=batch.cu_seqlens,
             max_seqlen=batch.max_seqlen,
+            lengths=batch.lengths,
         ).last_hidden_state[0]
 
     def forward(self, batch: PackedBatch, factors: Mapping[str, float] | None = None, hidden_only: bool = False):
