@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report
+from benchmarks.command import no_traceback
 from benchmarks.gpu_suite import SUITES, run
 from benchmarks.provenance import RESULTS
-from trainer.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,14 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     console = Console()
     out = options.out or (RESULTS / "dry" if options.dry else RESULTS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that parts and their arms are stopped, too
-    try:
+    with no_traceback(console):
         if options.what == "report":
             report.main(options.readme, out, options.check)
             return
         done = run(options.what, out, options.dry, console)
-    except UserError as error:
-        console.print(str(error), markup=False)
-        raise SystemExit(error.exit_code) from None
     if any(part.outcome != "ok" for part in done):
         raise SystemExit(1)
 

@@ -23,12 +23,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import no_traceback, take_recipe
 from benchmarks.provenance import RESULTS, provenance
 from trainer.config import RunConfig, load_recipe
 from trainer.data.loader import Collator
 from trainer.data.packing import Planner, StepPlan, packs_of_rank
 from trainer.data.prepare import Prepared, open_prepared, prepare
-from trainer.errors import UserError
 from trainer.model.encoder import load_tokenizer
 from trainer.session import make_planner, resolve_mixture
 from trainer.tasks import load_tasks
@@ -177,15 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "data_throughput.json")
     options = parser.parse_args(arguments)
-    recipe = RECIPE
-    if options.words and "=" not in options.words[0]:
-        recipe = Path(options.words.pop(0))
+    recipe = Path(take_recipe(options.words) or RECIPE)
     console = Console()
-    try:
+    with no_traceback(console):
         result = run(load_recipe(recipe, options.words), options.tokens, options.repeats)
-    except UserError as error:
-        console.print(str(error), markup=False)
-        raise SystemExit(error.exit_code) from None
     result = {"recipe": recipe.name, **result}
     console.print(*tables(result))
     verdict = "reached" if result["tokens_per_second"]["median"] >= GOAL else "MISSED"

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from benchmarks.command import take_recipe
 from trainer.events import read_events
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=results.RESULTS / "loss_curves.json")
     options = parser.parse_args(arguments)
-    recipe = Path(options.words.pop(0)) if options.words and "=" not in options.words[0] else RECIPE
+    recipe = Path(take_recipe(options.words) or RECIPE)
     result = run(recipe, options.words, options.steps)
     Console().print(table(result))
     path = results.write("loss_curves", result, options.out)

@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from benchmarks.command import no_traceback, take_recipe
 from benchmarks.workload import BASE, Workload, choose, open_workload
 from trainer import engine
 from trainer.config import load_recipe
 from trainer.data.loader import Collator, PackedBatch
 from trainer.data.prepare import tasks_of
 from trainer.distributed import World
-from trainer.errors import UserError
 from trainer.loop import loss_factors
 from trainer.model.build import build_model
 from trainer.model.fused import plain_names
@@ -209,19 +209,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path, default=results.RESULTS)
     options = parser.parse_intermixed_args(arguments)
-    recipe = options.words.pop(0) if options.words and "=" not in options.words[0] else None
+    recipe = take_recipe(options.words)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        try:
+        with no_traceback(console, ParityFailed):
             units = 40 if options.model == "tiny" else 400
             workload = choose(Path(folder), options.model, recipe, tuple(options.words), units_per_task=units)
             result = gate(workload, dtype=options.dtype)
-        except UserError as error:
-            console.print(str(error), markup=False)
-            raise SystemExit(error.exit_code) from None
-        except ParityFailed as error:
-            console.print(str(error), markup=False)
-            raise SystemExit(1) from None
     console.print(table(result))
     results.write("parity", {"setting": workload.says, "parity": result}, options.out)
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import arms, parity, rates, results, workload
+from benchmarks.command import no_traceback, take_recipe
 from benchmarks.throughput import ENVIRONMENT, Measuring, utilisation
 from trainer import engine
 from trainer.distributed import World
@@ -227,17 +228,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.dry:
         options.model, options.pack_tokens, options.packs_per_process, options.units = "tiny", 1536, 1, 40
         options.warmup, options.rounds, options.steps, options.seconds = 1, 1, 1, 0.0
-    recipe = options.words.pop(0) if options.words and "=" not in options.words[0] else None
+    recipe = take_recipe(options.words)
     console = Console()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            result = run(options, recipe, tuple(options.words), Path(folder))
-        except UserError as error:
-            console.print(str(error), markup=False)
-            raise SystemExit(error.exit_code) from None
-        except (arms.ArmDied, parity.ParityFailed) as error:
-            console.print(str(error), markup=False)
-            raise SystemExit(1) from None
+    died = (arms.ArmDied, parity.ParityFailed)
+    with tempfile.TemporaryDirectory() as folder, no_traceback(console, *died):
+        result = run(options, recipe, tuple(options.words), Path(folder))
     console.print(table(result))
     path = results.write(f"scaling_{result['setting']['device']}", result, options.out)
     if result["predictions"]:

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import arms, parity, rates, results, workload
+from benchmarks.command import no_traceback, take_recipe
 from trainer import engine
 from trainer.config import load_recipe
 from trainer.distributed import World
-from trainer.errors import UserError
 
 FEATURES = {  # what is left out -> overrides
     "fused layers": ("kernels.layers=plain",),
@@ -290,19 +290,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dry", action="store_true", help="tiny model, seconds-long: shows that it works")
     options = parser.parse_intermixed_args(arguments)
     if options.dry:
-        options.model, options.packs, options.stages, options.tokens_per_step = "tiny", "1536", options.stages, 3072
+        options.model, options.packs, options.tokens_per_step = "tiny", "1536", 3072
         options.warmup, options.rounds, options.steps, options.seconds, options.units = 1, 1, 1, 0.0, 40
-    recipe = options.words.pop(0) if options.words and "=" not in options.words[0] else None
+    recipe = take_recipe(options.words)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        try:
+        with no_traceback(console, parity.ParityFailed):
             study = run(options, recipe, tuple(options.words), Path(folder))
-        except UserError as error:
-            console.print(str(error), markup=False)
-            raise SystemExit(error.exit_code) from None
-        except parity.ParityFailed as error:
-            console.print(str(error), markup=False)
-            raise SystemExit(1) from None
         study.write()
     for name, why in study.failed.items():
         console.print(f"{name} failed: {why}", markup=False)

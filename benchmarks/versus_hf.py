@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import arms, results, workload
+from benchmarks.command import no_traceback, take_recipe
 from benchmarks.data_throughput import lengths
 from benchmarks.hf_data import tokens_per_example
 from benchmarks.hf_rounds import OURS, Comparison, measure
@@ -31,7 +32,6 @@ from trainer.config import RunConfig
 from trainer.data.packing import FULL
 from trainer.data.prepare import Prepared
 from trainer.engine import read_config
-from trainer.errors import UserError
 from trainer.session import resolve_mixture
 
 
@@ -103,7 +103,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/versus_hf_{cpu,gpu}.json")
     parser.add_argument("--dry", action="store_true", help="say what would run")
     options = parser.parse_intermixed_args(arguments)
-    options.recipe = options.words.pop(0) if options.words and "=" not in options.words[0] else None
+    options.recipe = take_recipe(options.words)
     options.name = "versus_hf_gpu" if on_gpu else "versus_hf_cpu"
     return options
 
@@ -146,7 +146,7 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> dict[str
 def main(arguments: list[str] | None = None) -> None:
     """The command; prints the tables and writes the result and its plot."""
     options, console = parse(arguments), Console()
-    try:
+    with no_traceback(console, arms.ArmDied):
         with tempfile.TemporaryDirectory() as folder:
             result = run(options, Path(folder), console)
         if result is None:
@@ -155,12 +155,6 @@ def main(arguments: list[str] | None = None) -> None:
         path = results.write(options.name, result, options.out)
         bars = {name: row["useful_tokens_per_second"] for name, row in result["arms"].items()}
         results.plot_bars(path, tables(result)[0].title, "useful tokens/s", bars)
-    except UserError as error:
-        console.print(str(error), markup=False)
-        raise SystemExit(error.exit_code) from None
-    except arms.ArmDied as error:
-        console.print(str(error), markup=False)
-        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
