@@ -100,17 +100,18 @@ def measure(
 
     Args:
         settings: of the sweep; default: the setting that is timed with ours in any case.
-        finalists: how many of the sweep's fastest are timed with ours; compiled: sweep these once more, compiled.
+        finalists: how many of the sweep's fastest are timed with ours; compiled: sweep these once more, compiled. One
+            that dies in the rounds (of memory, as large batches are rare) is left out, with its reason.
         at_once: arms alive at a time.
         say: told how it goes, a line at a time.
         keep: given the result so far after each round, so that a comparison that is cut off still counts.
 
     Returns:
-        `parity`, `sweep`, `arms` {name: figures}, `default` and `best` (names of arms), `ratios`.
+        `parity`, `sweep`, `arms` {name: figures}, `failed` {name: reason}, `default` and `best` (names), `ratios`.
 
     Raises:
         UserError: the models differ.
-        ArmDied: an arm that was to be timed.
+        ArmDied: ours or the default did.
     """
     with Fleet(at_once, keep=at_once >= len(settings) + 2) as fleet:
         if fleet.keep:  # all are built at the same time
@@ -129,15 +130,14 @@ def measure(
         with fleet.ready([comparison.ours(), *map(comparison.theirs, chosen)]) as running:
 
             def result(turns: Mapping[str, list[arms.Turn]]) -> dict[str, Any]:
-                table = rows(turns, running, chosen)
-                best = max((setting.name for setting in chosen), key=lambda name: table[name]["overall"])
+                table = rows(turns, running, [setting for setting in chosen if setting.name in turns])
+                best = max((name for name in table if name != OURS), key=lambda name: table[name]["overall"])
+                failed = {name: last_error(reason) for name, reason in running.failed.items()}
                 ratios = {DEFAULT: table[default.name]["ours_over_it"], BEST: table[best]["ours_over_it"]}
-                return {
-                    "parity": figures, "sweep": swept, "arms": table, "default": default.name, "best": best,
-                    "ratios": ratios,
-                }  # fmt: skip
+                names = {"default": default.name, "best": best}
+                return {"parity": figures, "sweep": swept, "arms": table, "failed": failed, **names, "ratios": ratios}
 
-            return result(final(comparison, running, rounds, lambda turns: keep(result(turns))))
+            return result(final(comparison, running, default, rounds, lambda turns: keep(result(turns))))
 
 
 def gate(running: arms.Running) -> dict[str, Any]:
@@ -184,18 +184,30 @@ def sweep(
 def final(
     comparison: Comparison,
     running: arms.Running,
+    default: Setting,
     rounds: int,
     after_round: Callable[[dict[str, list[arms.Turn]]], None],
 ) -> dict[str, list[arms.Turn]]:
-    """The turns of ours and of the chosen settings, which run turn about.
+    """The turns of ours and of the chosen settings, which run turn about; of those that lived to the end.
 
     Raises:
-        ArmDied: one of them did.
+        ArmDied: ours or the default did.
     """
-    for reason in running.failed.values():
-        raise arms.ArmDied(reason)
+
+    def check() -> None:
+        for name in (OURS, default.name):
+            if name in running.failed:
+                raise arms.ArmDied(running.failed[name])
+
+    def after(turns: dict[str, list[arms.Turn]]) -> None:
+        check()
+        after_round(turns)
+
+    check()
     turns = (comparison.steps, comparison.seconds)
-    return arms.interleave(running, comparison.warmup, rounds, *turns, after_round=after_round)
+    found = arms.interleave(running, comparison.warmup, rounds, *turns, tolerate=True, after_round=after)
+    check()
+    return found
 
 
 def rows(

@@ -49,9 +49,9 @@ def packs_for(tokens: float, largest: int, processes: int, multiple: int = 8) ->
     return packs, max(size, largest)
 
 
-def default_setting(examples: int, processes: int) -> Setting:
-    """Dynamic padding, micro-batches of 32, or fewer where a step has fewer."""
-    micro_batch = min(32, examples // processes)
+def default_setting(examples: int, processes: int, most: int = 32) -> Setting:
+    """Dynamic padding, micro-batches of `most` examples, or fewer where a step has fewer."""
+    micro_batch = min(most, examples // processes)
     return Setting(micro_batch, examples // (micro_batch * processes))
 
 
@@ -71,12 +71,12 @@ def candidates(examples: int, processes: int, micro_batches: Sequence[int] = MIC
     return settings
 
 
-def check_examples(examples: int, processes: int) -> None:
+def check_examples(examples: int, processes: int, most: int = 32) -> None:
     """Raises UserError where a step cannot be cut into the default setting's micro-batches."""
-    setting = default_setting(max(examples, processes), processes)
+    setting = default_setting(max(examples, processes), processes, most)
     if examples != setting.micro_batch * setting.accumulation * processes:
         raise UserError(
             f"--examples-per-step {examples} cannot be shared among {processes} processes in micro-batches of "
             f"{setting.micro_batch}",
-            fix=f"--examples-per-step {32 * processes}",
+            fix=f"--examples-per-step {most * processes}",
         )

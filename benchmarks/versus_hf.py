@@ -4,9 +4,9 @@
 
 Before any timing the two models must give one loss and one gradient. Then the baseline's settings are swept (how it
 samples, how many examples a micro-batch has, whether it is compiled), and its fastest ones, as one turn may be lucky,
-run turn about with the default setting (dynamic padding, micro-batches of 32) and with ours. Without a recipe the data
-is synthetic, in the shapes of the nine tasks. Every optimizer step has --examples-per-step examples on average, in
-every arm.
+run turn about with the default setting (dynamic padding, micro-batches of --micro-batch) and with ours. Without a
+recipe the data is synthetic, in the shapes of the nine tasks. Every optimizer step has --examples-per-step examples on
+average, in every arm.
 """
 
 from __future__ import annotations
@@ -90,6 +90,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=list(workload.MODELS), default="xlm-roberta-large" if on_gpu else "mini")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16" if on_gpu else "fp32")
     parser.add_argument("--examples-per-step", type=int, default=32, help="global batch of every arm")
+    parser.add_argument(
+        "--micro-batch", type=int, default=32, help="of the default setting: less where memory is short"
+    )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20 if on_gpu else 8, help="least steps of a turn")
@@ -114,7 +117,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any] | None:
     """The comparison; None with --dry."""
-    check_examples(options.examples_per_step, options.processes)
+    check_examples(options.examples_per_step, options.processes, options.micro_batch)
     work = workload.choose(folder, options.model, options.recipe, tuple(options.words), options.units)
     overrides = ("engine.config=ds_configs/zero2.json", f"engine.dtype={options.dtype}")
     config, _, prepared = workload.open_workload(work.spec(*overrides))
@@ -125,7 +128,7 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> dict[str
     comparison = Comparison(
         work, overrides, options.processes, tokens, packs, options.warmup, options.steps, options.seconds
     )
-    default = default_setting(options.examples_per_step, options.processes)
+    default = default_setting(options.examples_per_step, options.processes, options.micro_batch)
     settings = candidates(options.examples_per_step, options.processes, options.micro_batches)
     console.print(
         f"a step: {options.examples_per_step} examples, {tokens:,.0f} useful tokens on average; "

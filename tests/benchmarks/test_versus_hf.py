@@ -194,6 +194,7 @@ def test_a_failed_gate_ends_the_comparison():
 def test_settings_make_up_the_same_step():
     assert hf_settings.default_setting(64, 1) == Setting(32, 2)
     assert hf_settings.default_setting(16, 2) == Setting(8, 1)
+    assert hf_settings.default_setting(32, 1, most=8) == Setting(8, 4)
     for examples, processes in ((32, 1), (128, 1), (128, 2)):
         settings = hf_settings.candidates(examples, processes)
         assert {s.micro_batch * s.accumulation * processes for s in settings} == {examples}
@@ -243,8 +244,9 @@ def turn(tokens: float, seconds: float = 2.0, padded: float = 4000.0) -> dict:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Arms without processes. `tokens`: of each turn, by arm, or the text the arm dies with; `started`: what was."""
-    state = SimpleNamespace(tokens={}, started=[])
+    """Arms without processes. `tokens`: of each turn, by arm, or the text the arm dies with; `late`: the text it dies
+    with when there are several rounds; `started`: what was."""
+    state = SimpleNamespace(tokens={}, late={}, started=[])
     good = {"failed": None, "loss": 0.0, "gradient": 0.0}
 
     @contextlib.contextmanager
@@ -258,8 +260,9 @@ def fake(monkeypatch):
 
     def interleave(running, warmup, rounds, steps, seconds, tolerate=False, after_round=lambda turns: None):
         for name in list(running):
-            if isinstance(state.tokens[name], str):
-                running.lose(name, arms.ArmDied(state.tokens[name]), tolerate)
+            last_words = state.late.get(name) if rounds > 1 else state.tokens[name]
+            if isinstance(last_words, str):
+                running.lose(name, arms.ArmDied(last_words), tolerate)
         found = {name: [turn(tokens) for tokens in state.tokens[name][:rounds]] for name in running}
         for done in range(1, rounds + 1):
             after_round({name: turns[:done] for name, turns in found.items()})
@@ -313,10 +316,22 @@ def test_the_whole_course(fake, at_once):
     assert f"{GROUPED.name}, best" in text and "2.00 (2.00-2.80)" in text and "420 (400-440)" in text
 
 
-def test_an_arm_of_the_rounds_must_not_die(fake):
-    fake.tokens |= {"xstilts": OUT_OF_MEMORY, DEFAULT.name: [100]}
+@pytest.mark.parametrize("name", ["xstilts", DEFAULT.name])
+def test_ours_and_the_default_must_live_through_the_rounds(fake, name):
+    fake.tokens |= {"xstilts": [800, 800], DEFAULT.name: [100, 100]}
+    fake.late[name] = OUT_OF_MEMORY
     with pytest.raises(arms.ArmDied, match="OutOfMemory"):
-        hf_rounds.measure(comparison(), [DEFAULT], DEFAULT, 1, 1, False, 1, lambda line: None, lambda found: None)
+        hf_rounds.measure(comparison(), [DEFAULT], DEFAULT, 2, 1, False, 1, lambda line: None, lambda found: None)
+
+
+def test_a_finalist_that_dies_is_left_out_and_named(fake):
+    fake.tokens |= {"xstilts": [800, 800], DEFAULT.name: [100, 100], GROUPED.name: [200, 200], BIG.name: [300, 300]}
+    fake.late[BIG.name] = OUT_OF_MEMORY
+    settings = [DEFAULT, GROUPED, BIG]
+    found = hf_rounds.measure(comparison(), settings, DEFAULT, 2, 2, False, 1, lambda line: None, lambda found: None)
+    assert list(found["arms"]) == ["xstilts", DEFAULT.name, GROUPED.name] and found["best"] == GROUPED.name
+    assert found["failed"] == {BIG.name: "torch.OutOfMemoryError: no room in y.bin"}
+    assert found["ratios"]["hf_best"]["median"] == 4.0
 
 
 def test_dry_says_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys):
