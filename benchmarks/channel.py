@@ -199,6 +199,10 @@ def _synchronize() -> None:
 
 
 def _release() -> None:
-    """Give cached memory back, as other arms may share the device."""
+    """Give cached memory back, as other arms share the device, or the machine."""
     if (cuda := _cuda()) and cuda.is_initialized():
         cuda.empty_cache()
+    elif "torch" in sys.modules:
+        from trainer.host import release_free_memory
+
+        release_free_memory()
