@@ -1,4 +1,5 @@
 # make demo    train nine small tasks through the deepspeed launcher, on the GPUs there are or on the CPU
+# make study-demo    baseline, two single tasks and multi-task on four targets, with tables and a heat map
 # make test    the fast tests; make test-slow: the longer ones; make lint; make clean
 # PYTHON chooses the interpreter (3.10 or newer) that .venv is made with.
 
@@ -13,17 +14,19 @@ GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 # The demo's recipe has 4 packs a step, which the processes share evenly.
 ifeq ($(GPUS),0)
   PROCESSES := 2
+  STUDY_LAUNCHER :=
   export DS_ACCELERATOR := cpu
   TORCH_INSTALLS := "torch==$(TORCH)+cpu" \
     "torch==$(TORCH)+cpu --extra-index-url https://download.pytorch.org/whl/cpu" \
     "torch==$(TORCH)"
 else
   PROCESSES := $(shell echo $$(( $(GPUS) >= 4 ? 4 : $(GPUS) >= 2 ? 2 : 1 )))
+  STUDY_LAUNCHER := --launcher "deepspeed --num_gpus $(PROCESSES)"
   TORCH_INSTALLS := "torch==$(TORCH)"
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo study-demo test test-slow lint clean
 
 help:
 	@sed -n 's/^# \(make\|PYTHON\)/\1/p' Makefile
@@ -51,6 +54,10 @@ demo: $(READY)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/deepspeed --num_gpus $(PROCESSES) --log_level error \
 	  --module trainer train launch/recipes/demo.yaml
 
+# Cells that are done are skipped: killed and started again, it goes on.
+study-demo: $(READY)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/xstilts study launch/recipes/studies/demo.yaml $(STUDY_LAUNCHER)
+
 test: $(READY)
 	$(VENV)/bin/python -m pytest
 
@@ -62,5 +69,5 @@ lint: $(READY)
 
 # What `make` and the demo made. Your own runs and prepared data stay.
 clean:
-	rm -rf $(VENV) runs/demo xstilts.egg-info .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) runs/demo runs/studies/demo xstilts.egg-info .pytest_cache .ruff_cache build dist
 	find launch tests trainer -name __pycache__ -type d -prune -exec rm -rf {} +

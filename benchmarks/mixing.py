@@ -24,6 +24,8 @@ from benchmarks.data_throughput import describe_plans
 from trainer.config import MixtureSection, RunConfig, TrainSection
 from trainer.data.packing import StepPlan
 from trainer.session import make_planner, resolve_mixture
+from trainer.tasks.intermediate import TASKS
+from trainer.tasks.spec import Task
 
 CAP = 1 << 17
 STRATEGIES = {
@@ -52,8 +54,8 @@ class Split:
 class Sized:
     """As much of `Prepared` as planning looks at."""
 
-    def __init__(self, tokens: np.ndarray):
-        self.train = Split(tokens)
+    def __init__(self, task: Task, tokens: np.ndarray):
+        self.task, self.train = task, Split(tokens)
 
 
 def published_tasks(statistics_: Mapping[str, Any], seed: int = 0, share: float = 1.0) -> dict[str, Sized]:
@@ -62,7 +64,7 @@ def published_tasks(statistics_: Mapping[str, Any], seed: int = 0, share: float 
     for number, (name, entry) in enumerate(statistics_["tasks"].items()):
         units = max(1, round(share * entry["published_examples"] * entry["units"] / entry["examples"]))
         sizes = np.array([sum(shape[: max(1, entry["choices"])]) for shape in entry["shapes"]])
-        tasks[name] = Sized(np.random.default_rng([seed, number]).choice(sizes, units))
+        tasks[name] = Sized(TASKS[name], np.random.default_rng([seed, number]).choice(sizes, units))
     return tasks
 
 

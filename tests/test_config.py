@@ -60,6 +60,7 @@ def test_every_recipe_of_the_repository_loads(path):
         ("train.betas=[0.9, 0.95]", "train.betas", (0.9, 0.95)),
         ("mixture.weights={mnli: 2, qqp: 0.5}", "mixture.weights", {"mnli": 2.0, "qqp": 0.5}),
         ("mixture.weights.mnli=2", "mixture.weights", {"mnli": 2.0}),
+        ("mixture.smoothing=1", "mixture.smoothing", 1.0),
         ("data.files.mnli.train=[a.jsonl, b.jsonl]", "data.files", {"mnli": {"train": ("a.jsonl", "b.jsonl")}}),
     ],
 )
@@ -154,6 +155,7 @@ def test_choices_are_listed(recipe, key):
         ("tasks=[mnli, qqp, mnli]", "names a task twice"),
         ("data.source=files", "neither data.folder nor data.files"),
         ("mixture.weights.sst=1", "mixture.weights names 'sst'"),
+        ("mixture.smoothing=-0.1", "mixture.smoothing must be at least 0"),
         ("train.loss_weights.sst=1", "train.loss_weights names 'sst'"),
     ],
 )
@@ -214,3 +216,10 @@ def test_tables_of_keys_name_existing_keys():
     keys = known_keys()
     assert set(CHOICES) | set(POSITIVE) <= set(keys)
     assert len(keys) == len(set(keys)) and "train.betas" in keys and "train" in keys
+
+
+def test_a_weight_may_be_that_of_all_languages_of_a_task(recipe):
+    config = recipe("tasks: [qqp, mlm-de, mlm-fr]", "mixture.weights={qqp: 1, mlm: 2}")
+    assert config.mixture.weights == {"qqp": 1.0, "mlm": 2.0}
+    with pytest.raises(UserError, match="train.loss_weights names 'mlm'"):
+        recipe("tasks: [qqp, mlm-de]", "train.loss_weights.mlm=2")

@@ -70,3 +70,7 @@ def test_loss_factors():
     assert plain == {"nli": 1 / 8, "mc": 3 / 8}
     scaled = loss_factors(TrainSection(steps=1, log_classes=True), tasks, 8)
     assert scaled == {"nli": pytest.approx(1 / 8 / math.log(3)), "mc": pytest.approx(1 / 8 / math.log(4))}
+    text = {"mlm": Task("mlm", "masked_lm")}
+    assert loss_factors(TrainSection(steps=1, log_classes=True), text, 8, 4000) == {
+        "mlm": pytest.approx(1 / 8 / math.log(4000))
+    }

@@ -4,8 +4,10 @@
     xstilts prepare RECIPE [key=value ...]
     xstilts plan RECIPE [--gpus N --gpu-memory GB ...] [key=value ...]
     xstilts train RECIPE [key=value ...]
-    xstilts evaluate MODEL_OR_RUN [key=value ...]
+    xstilts evaluate MODEL [--tasks NAME,...] [key=value ...]
+    xstilts score PREDICTIONS LABELS
     xstilts export RUN OUT [key=value ...]
+    xstilts study STUDY [--dry-run ...] [key=value ...]
 
 `python -m trainer` is the same command; for several processes start it with
 `deepspeed --module trainer ...` or torchrun.
@@ -25,7 +27,8 @@ INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command and leave the process with its exit code: 0 done, 2 an error of the user's, 130 interrupted."""
+    """Run a command and leave the process with its exit code: 0 done, 1 cells of a study failed, 2 an error of the
+    user's, 130 interrupted."""
     _leave(run_command(sys.argv[1:] if argv is None else argv))
 
 
@@ -55,11 +58,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--version", action="version", version=f"xstilts {__version__}")
     commands = command.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run, help: str, *positionals: tuple[str, str]):
+    def add(name: str, run, help: str, *positionals: tuple[str, str], overrides: bool = True):
         sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         for positional, text in positionals:
             sub.add_argument(positional, help=text, type=Path)
-        if positionals:
+        if positionals and overrides:
             sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of recipe keys")
         sub.set_defaults(run=run)
         return sub
@@ -69,7 +72,11 @@ def parser() -> argparse.ArgumentParser:
     add("prepare", prepare, "tokenise a recipe's data once, into its store", recipe)
     _plan_options(add("plan", plan, "memory, speed and the best way to run a recipe on given devices", recipe))
     add("train", train, "train a recipe; continues by itself when the run has a checkpoint", recipe)
-    add("evaluate", evaluate, "score an export or a run on its tasks' dev sets", ("model", "a run folder or an export"))
+    model = ("model", "a run, an export, or for retrieval any Hugging Face folder or hub name")
+    _target_options(add("evaluate", evaluate, "score a model on targets, or a run or export on its dev sets", model))
+    folders = ("predictions", "TASK/test-LANGUAGE files, as XTREME takes them"), ("labels", "the same, of labels")
+    scored = add("score", score, "score predictions in XTREME's submission layout", *folders, overrides=False)
+    scored.add_argument("--out", type=Path, metavar="FILE", help="write the scores there, as JSON")
     add(
         "export",
         export,
@@ -77,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
         ("folder", "a run folder"),
         ("out", "the new folder"),
     )
+    study_file = ("study", "a YAML file, e.g. launch/recipes/studies/demo.yaml")
+    _study_options(add("study", study, "run a grid of encoders, intermediate training, targets and seeds", study_file))
     return command
 
 
@@ -150,10 +159,26 @@ def train(arguments) -> None:
         )
 
 
+def _target_options(sub: argparse.ArgumentParser) -> None:
+    def names(text: str) -> list[str]:
+        return [name for name in text.split(",") if name]
+
+    sub.add_argument("--tasks", type=names, metavar="A,B", help="targets; default: the dev sets of the model's tasks")
+    sub.add_argument("--languages", type=names, metavar="DE,FR", help="of the targets' languages; default: all")
+    sub.add_argument("--layer", metavar="N", help="of sentence vectors: 0 to the last, last, or all for a sweep")
+    sub.add_argument("--pooling", choices=("mean", "cls"), help="of sentence vectors; default: mean")
+    sub.add_argument("--out", type=Path, metavar="FOLDER", help="for scores and predictions; default: MODEL/evaluation")
+
+
 def evaluate(arguments) -> None:
     from trainer import restore
     from trainer.ui.tables import score_table
 
+    if arguments.tasks is not None:
+        return _evaluate_on_targets(arguments)
+    for option in ("languages", "layer", "pooling", "out"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option} belongs to --tasks", fix="e.g. --tasks xnli,panx,tatoeba")
     model = restore.open_model(arguments.model, arguments.overrides)
     scores = restore.evaluate(model)
     if model.world.first:
@@ -162,12 +187,70 @@ def evaluate(arguments) -> None:
         _console().print(score_table(scores, headline, f"dev scores of {arguments.model}", sizes))
 
 
+def _evaluate_on_targets(arguments) -> None:
+    from trainer.evaluation.layer_sweep import write_sweep
+    from trainer.evaluation.results import summarise, write_results
+    from trainer.evaluation.targets import default_out, open_for_targets
+    from trainer.ui.evaluating import EvaluationProgress
+    from trainer.ui.tables import group_table, layer_table, target_table
+
+    out = arguments.out or default_out(arguments.model)
+    run = open_for_targets(arguments.model, arguments.tasks, arguments.overrides, arguments.languages, out)
+    with EvaluationProgress(_console()) as progress:
+        sweep = run.sweep(arguments.pooling, progress) if arguments.layer == "all" else None
+        results = run.evaluate(arguments.layer, arguments.pooling, progress) if sweep is None else {}
+    if not run.world.first:
+        return
+    title = f"scores of {arguments.model}"
+    if sweep is not None:
+        written = write_sweep(out, sweep)
+        _console().print(layer_table(sweep, f"{title} by layer"))
+    else:
+        written = (write_results(out, results, run.about(arguments.layer, arguments.pooling)),)
+        summary = summarise(results)
+        _console().print(target_table(summary, title), group_table(summary))
+    _say("written: " + ", ".join(map(str, written)))
+
+
+def score(arguments) -> None:
+    from trainer.evaluation.results import summarise, write_summary
+    from trainer.evaluation.scorer import score_folders
+    from trainer.ui.tables import group_table, target_table
+
+    results, others = score_folders(arguments.predictions, arguments.labels)
+    summary = summarise(results)
+    _console().print(target_table(summary, f"scores of {arguments.predictions}"), group_table(summary))
+    if others:
+        _say(f"not scored, for want of predictions: {', '.join(others)}")
+    if arguments.out:
+        write_summary(arguments.out, {**summary, "unscored": others})
+
+
 def export(arguments) -> None:
     from trainer import restore
 
     out, difference = restore.export_run(arguments.folder, arguments.out, arguments.overrides)
     near = f"its hidden states are the live model's to {difference:.1e} of their norm"
     _say(f"exported {arguments.folder} to {out}: {near}")
+
+
+def _study_options(sub: argparse.ArgumentParser) -> None:
+    mode = sub.add_mutually_exclusive_group()
+    mode.add_argument("--dry-run", action="store_true", help="show the plan and its cost, and stop")
+    mode.add_argument("--slurm", action="store_true", help="print a script that submits the cells as Slurm arrays")
+    mode.add_argument("--tables", action="store_true", help="write the tables of what is done, and run nothing")
+    mode.add_argument("--cell", metavar="NAME", help="run this one cell")
+    sub.add_argument("--redo", action="store_true", help="run cells anew whose settings changed")
+    launcher = 'of the runs, e.g. "deepspeed --num_gpus 2"; default: deepspeed on GPUs, else one process'
+    sub.add_argument("--launcher", metavar="COMMAND", help=launcher)
+
+
+def study(arguments) -> None:
+    from trainer.study.command import Options, run_study
+
+    modes = (arguments.dry_run, arguments.slurm, arguments.tables, arguments.cell)
+    options = Options(*modes, arguments.redo, arguments.launcher)
+    run_study(arguments.study, arguments.overrides, options, _console(), _say)
 
 
 def _console():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from dataclasses import dataclass, field
@@ -55,8 +56,9 @@ class MixtureSection:
     strategy: str = "temperature"  # proportional | temperature | uniform | weights | unimax
     temperature: float = 1.0
     cap: int | None = 131072  # K of min(n, K)^(1/T)
-    weights: dict[str, float] = field(default_factory=dict)  # strategy weights: task -> relative rate
+    weights: dict[str, float] = field(default_factory=dict)  # strategy weights: task -> relative rate (mlm: mlm-de too)
     unimax_epochs: float = 1.0  # unimax: most passes over any one task
+    smoothing: float = 0.3  # languages of one task share its rate by n^smoothing; 1.0: proportionally (XLM-R: 0.3)
 
 
 @dataclass(frozen=True)
@@ -169,33 +171,47 @@ def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
         UserError: the file is missing or not YAML, a key is unknown (the nearest known one is named), a value has
             the wrong type or is outside its range.
     """
-    tree = _read_tree(Path(path))
-    for override in overrides:
-        _apply(tree, override)
-    config = _build(RunConfig, tree, "")
+    config = load_strict(RunConfig, path, overrides)
     _check(config)
     return config
+
+
+def load_strict(kind, path: str | Path, overrides: typing.Sequence[str] = (), what: str = "recipe", change=None):
+    """A YAML file, its `base` below it and `key=value` overrides above it, as the frozen dataclass `kind`.
+
+    Args:
+        what: what errors call the file.
+        change: turns the tree of plain YAML into what `kind` expects, for shorthands.
+
+    Raises:
+        UserError: the file is missing or not YAML, a key is unknown (the nearest known one is named), a value has
+            the wrong type.
+    """
+    tree = _read_tree(Path(path), what)
+    for override in overrides:
+        _apply(tree, override)
+    return _build(kind, change(tree) if change else tree, "", kind, what)
 
 
 def dump_recipe(config: RunConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
 
-def _read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+def _read_tree(path: Path, what: str = "recipe", seen: tuple[Path, ...] = ()) -> dict:
     if not path.is_file():
-        raise UserError(f"recipe {path} does not exist", fix="ls launch/recipes/")
+        raise UserError(f"{what} {path} does not exist", fix="ls launch/recipes/")
     if path.resolve() in seen:
-        raise UserError(f"recipe {path} is its own base")
+        raise UserError(f"{what} {path} is its own base")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is not valid YAML", why=" ".join(str(error).split())) from None
+        raise UserError(f"{what} {path} is not valid YAML", why=" ".join(str(error).split())) from None
     if not isinstance(tree, dict):
-        raise UserError(f"recipe {path} must be a mapping of keys, not a {type(tree).__name__}")
+        raise UserError(f"{what} {path} must be a mapping of keys, not a {type(tree).__name__}")
     base = tree.pop("base", None)
     if base is None:
         return tree
-    return _merge(_read_tree(path.parent / str(base), (*seen, path.resolve())), tree)
+    return _merge(_read_tree(path.parent / str(base), what, (*seen, path.resolve())), tree)
 
 
 def _merge(below: dict, above: dict) -> dict:
@@ -222,29 +238,31 @@ def _apply(tree: dict, override: str) -> None:
     tree[last] = value
 
 
-def _build(kind, value, where: str):
-    """`value`, from YAML, as the annotated type `kind`; `where` is its dotted key."""
+def _build(kind, value, where: str, root, what: str):
+    """`value`, from YAML, as the annotated type `kind`; `where` is its dotted key below `root`, of a `what`."""
+    inside = functools.partial(_build, root=root, what=what)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise UserError(f"recipe key {where} must be a mapping of keys, not {value!r}")
-        hints = typing.get_type_hints(kind)
+            raise UserError(f"{what} key {where} must be a mapping of keys, not {value!r}")
+        hints, prefix = typing.get_type_hints(kind), f"{where}." if where else ""
         for key in value:
             if key not in hints:
-                raise _unknown_key(f"{where}.{key}" if where else str(key))
-        below = {k: _build(hints[k], v, f"{where}.{k}" if where else k) for k, v in value.items()}
+                known = [*known_keys(root), *(prefix + name for name in hints)]
+                raise _unknown_key(f"{prefix}{key}", known, what, root)
+        below = {k: inside(hints[k], v, prefix + k) for k, v in value.items()}
         return kind(**below)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _build(next(a for a in args if a is not type(None)), value, where)
+        return inside(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         if args[-1] is not Ellipsis and len(value) != len(args):
-            raise UserError(f"recipe key {where} needs {len(args)} values, not {value!r}")
+            raise UserError(f"{what} key {where} needs {len(args)} values, not {value!r}")
         inner = args[0]
-        return tuple(_build(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(inside(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {str(k): _build(args[1], v, f"{where}.{k}") for k, v in value.items()}
+        return {str(k): inside(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is Any:
         return value
     if kind is float and isinstance(value, str):  # YAML reads 1e-5 as text
@@ -259,7 +277,7 @@ def _build(kind, value, where: str):
     if kind in (int, float, str, bool) and type(value) is kind:
         return value
     expected = "list" if origin is tuple else "mapping" if origin is dict else kind.__name__
-    raise UserError(f"recipe key {where} must be a {expected}, not {value!r}")
+    raise UserError(f"{what} key {where} must be a {expected}, not {value!r}")
 
 
 def known_keys(kind=RunConfig, prefix: str = "") -> list[str]:
@@ -272,13 +290,12 @@ def known_keys(kind=RunConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def _unknown_key(key: str) -> UserError:
-    keys = known_keys()
+def _unknown_key(key: str, keys: list[str], what: str, root) -> UserError:
     near = difflib.get_close_matches(key, keys, n=1) or [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
     return UserError(
-        f"unknown recipe key {key!r}",
+        f"unknown {what} key {key!r}",
         why="a misspelt key would silently train something else",
-        fix=f"did you mean {near[0]!r}?" if near else "trainer/config.py lists every key",
+        fix=f"did you mean {near[0]!r}?" if near else f"{root.__module__.replace('.', '/')}.py lists every key",
     )
 
 
@@ -296,7 +313,7 @@ def _check(config: RunConfig) -> None:
         value = _get(config, key)
         if value is not None and not value > 0:
             raise UserError(f"recipe key {key} must be above 0, not {value!r}")
-    for key in ("train.weight_decay", "data.workers"):
+    for key in ("train.weight_decay", "data.workers", "mixture.smoothing"):
         if _get(config, key) < 0:
             raise UserError(f"recipe key {key} must be at least 0, not {_get(config, key)!r}")
     if not 0 <= config.seed < 2**32:
@@ -317,7 +334,8 @@ def _check(config: RunConfig) -> None:
         raise UserError("data.source is files, but neither data.folder nor data.files is set")
     for key in ("mixture.weights", "train.loss_weights"):
         for task in _get(config, key):
-            if task not in config.tasks:
+            languages = key == "mixture.weights" and any(name.rpartition("-")[0] == task for name in config.tasks)
+            if task not in config.tasks and not languages:
                 raise UserError(f"{key} names {task!r}, which is not among the recipe's tasks")
 
 

@@ -30,3 +30,7 @@ class UserError(Exception):
 
 def _rebuild(kind, what, why, fix):
     return kind(what, why=why, fix=fix)
+
+
+class NoExamples(UserError):
+    """There is nothing to read or to score where examples were expected; evaluation skips such a language."""

@@ -30,7 +30,7 @@ def train(session: Session) -> Scores:
     for step, data in zip(steps, session.loader(), strict=False):
         began, plan = time.monotonic(), data.plan
         counts = plan.task_counts(len(tasks))
-        factors = loss_factors(config.train, tasks, int(counts.sum()))
+        factors = loss_factors(config.train, tasks, int(counts.sum()), len(session.tokenizer))
         sums = torch.zeros(len(tasks), dtype=torch.float64, device=world.device)
         for batch in data.batches:
             sums += engine.micro_step(batch.to(world.device), factors, step)
@@ -56,12 +56,13 @@ def train(session: Session) -> Scores:
     return scores or _evaluate(session, session.total_steps)
 
 
-def loss_factors(train: TrainSection, tasks: Mapping[str, Task], units: int) -> dict[str, float]:
+def loss_factors(train: TrainSection, tasks: Mapping[str, Task], units: int, vocabulary: int = 0) -> dict[str, float]:
     """What each unit's loss is multiplied by: its task's weight over the step's global count of units, and over
-    log(classes) when the recipe says so (arXiv 2101.11038, section 3.3)."""
+    log(classes) when the recipe says so (arXiv 2101.11038, section 3.3); of masked language modelling, those are the
+    tokens of the `vocabulary`."""
     factors = {}
     for name, task in tasks.items():
-        classes = len(task.labels) if task.format != "span_extraction" else task.max_length
+        classes = {"span_extraction": task.max_length, "masked_lm": vocabulary}.get(task.format, len(task.labels))
         scale = math.log(max(2, task.choices or classes)) if train.log_classes else 1.0
         factors[name] = train.loss_weights.get(name, 1.0) / scale / max(units, 1)
     return factors

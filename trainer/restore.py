@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -25,6 +26,7 @@ from trainer.model.multitask import MultiTaskModel
 from trainer.model.vocabulary import load_kept_rows
 from trainer.session import dev_collator, replace_section
 from trainer.tasks import load_tasks
+from trainer.tasks.spec import Task
 
 
 @dataclass
@@ -37,21 +39,42 @@ class RestoredModel:
     prepared: dict[str, Prepared]
     checkpoint: Path | None  # where the weights come from; None for an export
 
+    def ready(self) -> MultiTaskModel:
+        """The model, now on this rank's device and in the dtype to compute in."""
+        return self.model.to(self.world.device, engine.DTYPES[self.dtype])
 
-def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
+    @property
+    def pack_tokens(self) -> int:
+        return self.config.evaluation.pack_tokens or self.config.train.pack_tokens
+
+
+class _NoStore:
+    """In place of training data that a model is opened without."""
+
+    sequence_lengths = np.empty(0, np.int32)
+
+    def used_vocabulary(self) -> np.ndarray:
+        return np.empty(0, np.int32)
+
+
+def open_model(folder: Path, overrides: Sequence[str] = (), dev_data: bool = True) -> RestoredModel:
     """The model of a run (its newest undamaged checkpoint) or of an export, every rank a whole copy.
 
+    Args:
+        dev_data: open the dev splits of its tasks, which `evaluate` needs. Without them an export can do without its
+            training data; of a run, whose heads take their labels from it, it is looked for where the run left it.
+
     Raises:
-        UserError: the folder is neither, the weights do not fit the recipe, or the dev data is not prepared.
+        UserError: the folder is neither, the weights do not fit the recipe, or the data is not prepared.
     """
-    if not (folder / "recipe.yaml").is_file():
+    if not is_ours(folder):
         raise UserError(
             f"{folder} is neither a run nor an export: it has no recipe.yaml",
             why="evaluating on the tasks' dev sets needs their heads",
             fix="name a folder below runs/, or the export of a run",
         )
     config = load_recipe(folder / "recipe.yaml", overrides)
-    exported = (folder / "heads.safetensors").is_file()
+    exported = is_export(folder)
     config = replace_section(config, "kernels", layers="plain")  # the names the weights have outside of training
     config = replace_section(config, "model", vocabulary="full")
     if exported:
@@ -65,12 +88,19 @@ def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
     world = engine.start()
     dtype = engine.choose_dtype(config, world.device)
     tokenizer = load_tokenizer(config)
-    prepared = open_prepared(config, load_tasks(config), tokenizer)
+    if dev_data:
+        prepared = open_prepared(config, load_tasks(config), tokenizer)
+    elif exported:
+        prepared = {name: Prepared(task, _NoStore(), _NoStore()) for name, task in _described(folder, config).items()}
+    else:
+        left = load_recipe(folder / "recipe.yaml")
+        prepared = open_prepared(left, load_tasks(left), tokenizer)
     model = build_model(config, prepared, tokenizer, world.device, dtype)[0]
     if exported:
         state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
         state |= {f"heads.{name}": value for name, value in load_file(str(folder / "heads.safetensors")).items()}
-        _check_labels(folder, prepared)
+        if dev_data:
+            _check_labels(folder, prepared)
     else:
         state = engine.full_state_of_checkpoint(checkpoint / "engine")
         first = model.encoder.get_input_embeddings().weight
@@ -81,12 +111,9 @@ def open_model(folder: Path, overrides: Sequence[str] = ()) -> RestoredModel:
 
 def evaluate(restored: RestoredModel) -> Scores:
     """Scores of every task's whole dev split, on every rank."""
-    config = restored.config
-    model = restored.model.to(restored.world.device, engine.DTYPES[restored.dtype])
     collator = dev_collator(restored.prepared, restored.tokenizer)
-    pack_tokens = config.evaluation.pack_tokens or config.train.pack_tokens
     with torch.no_grad():
-        return evaluate_dev(model, restored.prepared, collator, pack_tokens, restored.world)
+        return evaluate_dev(restored.ready(), restored.prepared, collator, restored.pack_tokens, restored.world)
 
 
 def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Path, float]:
@@ -115,6 +142,25 @@ def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Pat
         step,
     )
     return out, difference
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is a run or an export."""
+    return (folder / "recipe.yaml").is_file()
+
+
+def is_export(folder: Path) -> bool:
+    return is_ours(folder) and (folder / "heads.safetensors").is_file()
+
+
+def _described(folder: Path, config: RunConfig) -> dict[str, Task]:
+    """An export's tasks with the labels that its heads were trained with."""
+    heads = json.loads((folder / "heads.json").read_text())["tasks"]
+    tasks = load_tasks(config)
+    for name in tasks:
+        if name not in heads:
+            raise UserError(f"{folder} has no head for {name}", fix="leave `tasks` as its recipe.yaml has them")
+    return {name: replace(task, labels=tuple(heads[name]["labels"])) for name, task in tasks.items()}
 
 
 def _load(model: MultiTaskModel, state: dict[str, torch.Tensor], folder: Path) -> None:

@@ -16,7 +16,8 @@ import torch
 from trainer import checkpoint, distributed, engine, plan
 from trainer.config import RunConfig, dump_recipe
 from trainer.data.loader import Collator, TrainLoader
-from trainer.data.mixture import mixture_rates
+from trainer.data.masking import masking_of
+from trainer.data.mixture import mixture_rates, variants_of
 from trainer.data.packing import FULL, Planner, packs_of_rank
 from trainer.data.prepare import Prepared, open_prepared, prepare, tasks_of
 from trainer.data.stream import Stream
@@ -69,8 +70,9 @@ class Session:
         stores = {name: item.train for name, item in self.prepared.items()}
         one_shape = on_gpu or self.config.kernels.compile == "on"
         constant = self.config.train.pack_tokens if one_shape else None
-        collator = Collator(self.tasks, stores, self.tokenizer.pad_token_id, constant)
-        return TrainLoader(self.planner, collator, self.world.rank, self.world.size, pin=on_gpu)
+        masking = masking_of(self.tasks.values(), self.tokenizer, self.config.seed)
+        collator = Collator(self.tasks, stores, self.tokenizer.pad_token_id, constant, masking)
+        return TrainLoader(self.planner, collator, self.world.rank, self.world.size, on_gpu, self.first_step)
 
     def dev_collator(self) -> Collator:
         return dev_collator(self.prepared, self.tokenizer)
@@ -154,8 +156,8 @@ def open_session(
 
 def dev_collator(prepared: Mapping[str, Prepared], tokenizer) -> Collator:
     """Builds batches of the dev splits."""
-    stores = {name: item.dev for name, item in prepared.items()}
-    return Collator(tasks_of(prepared), stores, tokenizer.pad_token_id, None)
+    tasks, stores = tasks_of(prepared), {name: item.dev for name, item in prepared.items()}
+    return Collator(tasks, stores, tokenizer.pad_token_id, None, masking_of(tasks.values(), tokenizer, seed=0))
 
 
 def resolve_mixture(config: RunConfig, prepared: Mapping[str, Prepared]) -> tuple[dict[str, float], int]:
@@ -167,11 +169,12 @@ def resolve_mixture(config: RunConfig, prepared: Mapping[str, Prepared]) -> tupl
     if steps is None:
         total = sum(int(item.train.tokens.sum()) for item in prepared.values())
         steps = math.ceil(config.train.epochs * total / tokens_a_step)
-    rates = mixture_rates(sizes, config.mixture)
+    variants = variants_of(tasks_of(prepared).values())
+    rates = mixture_rates(sizes, config.mixture, variants=variants)
     if config.mixture.strategy == "unimax":
         for _ in range(50):  # the budget in units depends on the rates' mean length, and the rates on the budget
             budget = steps * tokens_a_step / sum(rates[name] * per_unit[name] for name in sizes)
-            rates = mixture_rates(sizes, config.mixture, budget)
+            rates = mixture_rates(sizes, config.mixture, budget, variants)
     return rates, steps
 
 

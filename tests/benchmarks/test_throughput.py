@@ -6,6 +6,7 @@ import torch
 
 from benchmarks import arms, lengths, mixing, rates, scaling, throughput, workload
 from trainer.config import MixtureSection, TrainSection
+from trainer.tasks.spec import Task
 
 FACTS = {"encoder_parameters": 302_309_376, "layers": 24, "hidden": 1024, "effective_length": 130.0, "world_size": 2}
 
@@ -116,7 +117,8 @@ def test_predictions_say_so_and_lose_efficiency_with_ranks():
 
 
 def test_mixing_tells_rates_in_units_and_tokens():
-    tasks = {"short": mixing.Sized(np.full(300, 10)), "long": mixing.Sized(np.full(100, 90))}
+    sizes = {"short": np.full(300, 10), "long": np.full(100, 90)}
+    tasks = {name: mixing.Sized(Task(name, "pair_classification"), tokens) for name, tokens in sizes.items()}
     train = TrainSection(steps=6, packs_per_step=4, pack_tokens=500)
     found = mixing.measure(tasks, MixtureSection(strategy="proportional"), train)
     short, long = found["tasks"]["short"], found["tasks"]["long"]

@@ -167,11 +167,11 @@ def test_an_error_in_the_thread_is_raised_at_its_step(data):
     prepared, _ = data
     collator, calls = collator_of(prepared), []
 
-    def faulty(tasks, units, number):
+    def faulty(tasks, units, number, step):
         calls.append(number)
         if len(calls) > 9:  # in the third step of four packs
             raise OSError("the disk is gone")
-        return collator(tasks, units, number)
+        return collator(tasks, units, number, step)
 
     seen = []
     with pytest.raises(OSError, match="the disk is gone"):

@@ -1,8 +1,10 @@
 import pytest
 
 from trainer.config import MixtureSection
-from trainer.data.mixture import mixture_rates
+from trainer.data.mixture import mixture_rates, variants_of
 from trainer.errors import UserError
+from trainer.tasks.intermediate import MNLI
+from trainer.tasks.mlm import MLM
 
 SIZES = {"small": 100, "middle": 400, "large": 1600}
 
@@ -95,3 +97,78 @@ def test_missing_and_zero_weights_are_named(weights):
     with pytest.raises(UserError, match="no rate above 0 to middle") as caught:
         rates(strategy="weights", weights=weights)
     assert "mixture.weights.middle=1.0" in caught.value.fix
+
+
+LANGUAGES = {"qqp": 400, "mlm": 1024, "mlm-de": 32}  # 1024^0.2 = 4, 32^0.2 = 2
+VARIANTS = {"mlm": "mlm", "mlm-de": "mlm"}
+
+
+def of_languages(sizes=LANGUAGES, budget=None, **mixture) -> dict[str, float]:
+    return mixture_rates(sizes, MixtureSection(**mixture), budget, VARIANTS)
+
+
+@pytest.mark.parametrize(
+    "mixture, qqp, mlm",
+    [
+        ({"strategy": "proportional"}, 400, 1056),
+        ({"strategy": "temperature", "cap": 600}, 400, 600),
+        ({"strategy": "temperature", "cap": None, "temperature": 2.0}, 20, 1056**0.5),
+        ({"strategy": "uniform"}, 1, 1),
+        ({"strategy": "unimax"}, 400, 1056),
+        ({"strategy": "weights", "weights": {"qqp": 3.0, "mlm": 1.0}}, 3, 1),
+    ],
+)
+def test_languages_of_a_task_count_as_one_and_share_its_rate(mixture, qqp, mlm):
+    found = of_languages(smoothing=0.2, **mixture)
+    assert list(found) == list(LANGUAGES)
+    rate = mlm / (qqp + mlm)
+    assert found == pytest.approx({"qqp": 1 - rate, "mlm": rate * 4 / 6, "mlm-de": rate * 2 / 6})
+
+
+@pytest.mark.parametrize("smoothing, english", [(1.0, 1024 / 1056), (0.0, 0.5), (0.3, 8 / (8 + 2**1.5))])
+def test_smoothing_by_hand(smoothing, english):
+    """1.0 is proportional, 0.0 uniform; 1024^0.3 = 2^3, 32^0.3 = 2^1.5."""
+    found = of_languages(strategy="uniform", smoothing=smoothing)
+    assert found == pytest.approx({"qqp": 0.5, "mlm": english / 2, "mlm-de": (1 - english) / 2})
+
+
+def test_xlm_rs_smoothing_is_the_default():
+    assert MixtureSection().smoothing == 0.3
+
+
+def test_unimax_gives_the_languages_one_even_share():
+    found = of_languages(strategy="unimax", budget=600)
+    assert found["qqp"] == pytest.approx(0.5) and found["mlm"] + found["mlm-de"] == pytest.approx(0.5)
+
+
+def test_languages_may_be_weighed_themselves():
+    found = of_languages(strategy="weights", weights={"qqp": 2.0, "mlm": 1.0, "mlm-de": 5.0})
+    assert found == pytest.approx({"qqp": 0.25, "mlm": 0.125, "mlm-de": 0.625})
+    sizes, variants = {"mlm-de": 32, "mlm-fr": 32}, {"mlm-de": "mlm", "mlm-fr": "mlm"}
+    section = MixtureSection(strategy="weights", weights={"mlm": 7.0})
+    assert mixture_rates(sizes, section, variants=variants) == pytest.approx({"mlm-de": 0.5, "mlm-fr": 0.5})
+
+
+@pytest.mark.parametrize(
+    "weights, said",
+    [
+        ({"qqp": 1.0}, "no rate above 0 to mlm, mlm-de"),
+        ({"qqp": 1.0, "mlm-de": 1.0}, "no rate above 0 to mlm"),
+        ({"qqp": 1.0, "mlm": 0.0}, "no rate above 0 to mlm"),
+    ],
+)
+def test_languages_without_a_weight_are_named(weights, said):
+    with pytest.raises(UserError, match=f"{said}\n"):
+        of_languages(strategy="weights", weights=weights)
+
+
+def test_a_task_and_its_languages_cannot_both_be_weighed():
+    sizes, variants = {"mlm-de": 32, "mlm-fr": 32}, {"mlm-de": "mlm", "mlm-fr": "mlm"}
+    section = MixtureSection(strategy="weights", weights={"mlm": 1.0, "mlm-de": 1.0, "mlm-fr": 1.0})
+    with pytest.raises(UserError, match="names mlm and some of its languages"):
+        mixture_rates(sizes, section, variants=variants)
+
+
+def test_variants_are_known_by_their_language():
+    tasks = [MNLI, MNLI.in_language("de"), MLM, MLM.in_language("sw")]
+    assert variants_of(tasks) == {"mnli": "mnli", "mnli-de": "mnli", "mlm": "mlm", "mlm-sw": "mlm"}

@@ -8,10 +8,11 @@ import pytest
 
 from trainer.config import DataSection, RunConfig
 from trainer.data import prepare as prepare_module
-from trainer.data.prepare import open_prepared, prepare, tokenizer_fingerprint
-from trainer.errors import UserError
+from trainer.data.prepare import open_prepared, open_split, prepare, tokenizer_fingerprint
+from trainer.errors import NoExamples, UserError
 from trainer.tasks import FORMATS
 from trainer.tasks.intermediate import CCG, MNLI, SQUAD_V2
+from trainer.tasks.xtreme import PANX, TARGETS, XNLI
 
 TASKS = {"mnli": MNLI, "ccg": CCG}
 
@@ -211,3 +212,74 @@ def test_several_processes_give_the_same_bytes(config, tiny_tokenizer, tmp_path,
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "two" / folder.name / path.name).read_bytes()
     assert prepare_module._worker == {}  # the pool, not this process, did the work
+
+
+def xnli_of(config: RunConfig) -> Path:
+    folder = Path(config.data.folder) / "xnli"
+    folder.mkdir(exist_ok=True)
+    rows = [("de", "the cat", "neutral"), ("de", "a dog", "-"), ("fr", "the city", "entailment")]
+    lines = [f"{language}\t{label}\t{first}\tthe man" for language, first, label in rows]
+    (folder / "xnli.test.tsv").write_text("\n".join(["language\tgold_label\tsentence1\tsentence2", *lines]))
+    return folder
+
+
+def test_a_test_split_in_one_language(config, tiny_tokenizer):
+    xnli_of(config)
+    task = XNLI.in_language("de")
+    with pytest.raises(UserError, match=r"xnli-de \(test\) is not prepared"):
+        open_split(config, task, "test", tiny_tokenizer)
+    told = []
+    store = open_split(config, task, "test", tiny_tokenizer, make=True, progress=lambda *what: told.append(what))
+    assert told == [("xnli-de test", 1)]
+    assert [reference["label"] for reference in store.references()] == ["neutral"]
+    assert store.manifest["counts"] == {"dropped": 1, "other_language": 1}
+    assert len(open_split(config, task, "test", tiny_tokenizer)) == len(store) == 1
+    french = open_split(config, XNLI.in_language("fr"), "test", tiny_tokenizer, make=True)
+    assert french.references()[0]["label"] == "entailment"
+
+
+def test_a_language_without_examples(config, tiny_tokenizer):
+    folder = xnli_of(config)
+    with pytest.raises(NoExamples, match=r"xnli-sw \(test\) is empty") as caught:
+        open_split(config, XNLI.in_language("sw"), "test", tiny_tokenizer, make=True)
+    assert "3 are of other languages" in caught.value.why
+    (folder / "xnli.test.tsv").write_text("")
+    with pytest.raises(NoExamples, match="xnli.test.tsv has no rows"):
+        open_split(config, XNLI.in_language("de"), "test", tiny_tokenizer, make=True)
+
+
+def test_test_splits_are_not_trained_on(config, tiny_tokenizer):
+    with pytest.raises(UserError, match="xnli has no training data"):
+        prepare(config, {"xnli": XNLI}, tiny_tokenizer)
+    with pytest.raises(UserError, match="tatoeba has no training data"):
+        open_split(config, TARGETS["tatoeba"], "train", tiny_tokenizer, make=True)
+
+
+def test_test_splits_of_tagging_need_the_tags_of_the_training_split(config, tiny_tokenizer):
+    with pytest.raises(ValueError, match="the dev split of ccg cannot be read before its training split"):
+        open_split(config, CCG, "dev", tiny_tokenizer, make=True)
+    open_split(config, CCG, "train", tiny_tokenizer, make=True)
+    task = dataclasses.replace(CCG, labels=("N", "NP/N", "S"))
+    assert open_split(config, task, "dev", tiny_tokenizer, make=True).column("target", 0).tolist() == [1, -1]
+
+
+def test_variants_have_stores_of_their_own_and_fixed_tags(config, tiny_tokenizer):
+    for code, tag in (("en", "B-PER"), ("de", "B-LOC")):
+        folder = Path(config.data.folder) / "panx" / code
+        folder.mkdir(parents=True)
+        for split in ("train", "dev"):
+            (folder / split).write_text(f"{code}:cat\t{tag}\n")
+    tasks = {task.name: task for task in (PANX, PANX.in_language("de"))}
+    rows = prepare(config, tasks, tiny_tokenizer)
+    assert [row["task"] for row in rows] == ["panx", "panx", "panx-de", "panx-de"]
+    opened = open_prepared(config, tasks, tiny_tokenizer)
+    assert opened["panx"].task.labels == opened["panx-de"].task.labels == PANX.labels
+    assert [item.train.column("target", 0).tolist() for item in opened.values()] == [[1], [5]]
+
+
+def test_functions_of_a_task_do_not_travel_to_other_processes(config, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(prepare_module, "CHUNK", 2)
+    monkeypatch.setattr(prepare_module, "PARALLEL_FROM", 2)
+    own = {"adapt": lambda row: {**row, "first": "a", "second": "b"}, "keep": lambda row, code: True}
+    task = dataclasses.replace(MNLI, **own)
+    assert len(open_split(with_data(config, workers=2), task, "train", tiny_tokenizer, make=True)) == 3

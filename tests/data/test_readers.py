@@ -5,8 +5,9 @@ import json
 import pytest
 
 from trainer.data.readers import read_rows
-from trainer.errors import UserError
+from trainer.errors import NoExamples, UserError
 from trainer.tasks.intermediate import CCG, HELLASWAG, MNLI, QQP, SQUAD_V2
+from trainer.tasks.xtreme import PAWSX, XNLI, XQUAD
 
 AUTO = (
     "ID=wsj_0001.2 PARSER=GOLD NUMPARSE=1\n"
@@ -115,3 +116,53 @@ def test_a_cut_gzip_file(tmp_path):
     path.write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-10])
     with pytest.raises(UserError, match="cannot read"):
         list(read_rows(path, MNLI))
+
+
+XNLI_DE = XNLI.in_language("de")
+
+
+def test_a_header_line_is_seen_where_the_task_names_columns_for_files_without(tmp_path):
+    plain = "p\th\tneutral\n"
+    expected = {"premise": "p", "hypothesis": "h", "label": "neutral"}
+    assert [row for _, row in read(tmp_path, "dev-de.tsv", plain, XNLI_DE)] == [expected]
+    original = "language\tgold_label\tsentence1\tsentence2\nde\tneutral\tp\th\n"
+    ((place, row),) = read(tmp_path, "xnli.dev.tsv", original, XNLI_DE)
+    assert place == "xnli.dev.tsv:2"
+    assert row == {"language": "de", "gold_label": "neutral", "sentence1": "p", "sentence2": "h"}
+    ((_, row),) = read(tmp_path, "a.csv", "id,sentence1,sentence2,label\n1,p,h,0\n", PAWSX)
+    assert row["label"] == "0"
+    rows = read(tmp_path, "dev-de.tsv", "sentence1\tsentence2\tneutral\n", XNLI_DE)  # no name of a label column
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize("beside", ["test.labels.de.txt", "test.labels.txt"])
+def test_labels_beside_a_test_without(tmp_path, beside):
+    (tmp_path / "test.labels.fr.txt").write_text("entailment\n")
+    (tmp_path / beside).write_text("neutral\ncontradiction\n")
+    rows = [row for _, row in read(tmp_path, "test-de.tsv", "a\tb\nc\td\n", XNLI_DE)]
+    assert [(row["premise"], row["label"]) for row in rows] == [("a", "neutral"), ("c", "contradiction")]
+    ((_, row),) = read(tmp_path, "test-de.tsv", "a\tb\tentailment\n", XNLI_DE)  # its own come first
+    assert row["label"] == "entailment"
+    with pytest.raises(UserError, match=f"(?s){beside} does not fit .*test-de.tsv has 1 rows, {beside} 2 labels"):
+        read(tmp_path, "test-de.tsv", "a\tb\n", XNLI_DE)
+
+
+def test_a_test_without_labels_says_where_they_may_lie(tmp_path):
+    with pytest.raises(UserError, match=r"(?s)test-de.tsv:1: 2 columns instead of 3.*test.labels\[.de\].txt"):
+        read(tmp_path, "test-de.tsv", "a\tb\n", XNLI_DE)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "task"),
+    [
+        ("a.json", "", XQUAD),
+        ("a.json", '{"data": []}', XQUAD),
+        ("a.json.gz", " \n", XQUAD),
+        ("test-de.tsv", "", XNLI_DE),
+        ("xnli.test.tsv", "sentence1\tsentence2\tgold_label\n", XNLI_DE),
+        ("a.jsonl", "\n", MNLI),
+    ],
+)
+def test_files_without_rows(tmp_path, name, content, task):
+    with pytest.raises(NoExamples, match=f"{name} has no rows"):
+        read(tmp_path, name, content, task)

@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import json
 import os
+from collections import Counter
 
 import datasets
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from trainer.config import DataSection
 from trainer.data import sources
 from trainer.data.sources import find_files, iter_examples, source_fingerprint
-from trainer.errors import UserError
+from trainer.errors import NoExamples, UserError
 from trainer.tasks import FORMATS
 from trainer.tasks.intermediate import ANLI_PLUS, CCG, COMMONSENSE_QA, COSMOS_QA, HELLASWAG, MNLI, QQP, SQUAD_V2
 from trainer.tasks.spec import HubPart, Task
+from trainer.tasks.xtreme import PANX, UDPOS, XNLI
 
 
 def files(tmp_path, **more) -> DataSection:
@@ -247,3 +249,83 @@ def test_real_files_read_to_their_stated_counts(real_data, tmp_path, task, names
         assert sum(not e["answers"] for e in found) == 3168
     if task is CCG:
         assert sum(len(e["words"]) for e in found) == 116104
+
+
+def xnli(tmp_path):
+    rows = [("de", "neutral", "a"), ("fr", "neutral", "b"), ("de", "entailment", "c")]
+    lines = ["language\tgold_label\tsentence1\tsentence2", *("\t".join((*row, "h")) for row in rows)]
+    return write(tmp_path, "xnli/xnli.test.tsv", "\n".join(lines))
+
+
+def test_rows_of_other_languages_are_left_out_and_counted(tmp_path):
+    xnli(tmp_path)
+    counts = Counter()
+    rows = [row for _, row in iter_examples(XNLI.in_language("de"), "test", files(tmp_path), counts)]
+    assert [row["first"] for row in rows] == ["a", "c"] and counts == {"other_language": 1}
+    assert not list(iter_examples(XNLI.in_language("sw"), "test", files(tmp_path)))
+
+
+def test_a_variant_reads_below_its_bases_folder(tmp_path):
+    write(tmp_path, "mnli/multinli.train.de.tsv", "premise\thypo\tlabel\nA\tB\tcontradictory\n")
+    write(tmp_path, "mnli/multinli_1.0_train.jsonl", pair("neutral"))
+    german = MNLI.in_language("de")
+    ((_, row),) = iter_examples(german, "train", files(tmp_path))
+    assert FORMATS[german.format].example(row, german)["label"] == "contradiction"
+    ((_, row),) = iter_examples(MNLI, "train", files(tmp_path))
+    assert row["label"] == "neutral"
+    with pytest.raises(UserError, match="mnli-de .dev. is missing"):
+        find_files(german, "dev", files(tmp_path))
+    with pytest.raises(UserError, match="(?s)nothing to read ccg-de.*their names do not tell languages apart"):
+        find_files(dataclasses.replace(CCG, files={"dev": (("dev.auto",),)}).in_language("de"), "dev", files(tmp_path))
+
+
+def test_paths_with_placeholders_name_the_files_of_all_languages(tmp_path):
+    for code in ("en", "de"):
+        write(tmp_path, f"mine/dev-{code}.tsv", f"{code}\tO\n")
+    named = {"panx": {"test": (str(tmp_path / "data/mine/dev-{language}.tsv"),)}}
+    for source in ("files", "hub"):
+        data = dataclasses.replace(files(tmp_path, files=named), source=source)
+        for code in ("en", "de"):
+            ((_, row),) = iter_examples(PANX.in_language(code), "test", data)
+            assert row["words"] == [code]
+    one = {"panx": {"test": (str(tmp_path / "data/mine/dev-en.tsv"),)}}  # English alone
+    with pytest.raises(UserError, match="panx-de .test. is missing"):
+        find_files(PANX.in_language("de"), "test", files(tmp_path, files=one))
+    all_in_one = {"xnli": {"test": (str(xnli(tmp_path)),)}}
+    assert len(list(iter_examples(XNLI.in_language("fr"), "test", files(tmp_path, files=all_in_one)))) == 1
+
+
+def test_all_treebanks_of_a_language_are_read(tmp_path):
+    for name in ("de_gsd-ud-test.conllu", "de_pud-ud-test.conllu.gz", "en_ewt-ud-test.conllu", "de_gsd-ud-dev.conllu"):
+        write(tmp_path, f"udpos/{name}", f"1\t{name[:6]}\t_\tX\t_\t_\t_\t_\t_\t_\n")
+    german = UDPOS.in_language("de")
+    rows = [row for _, row in iter_examples(german, "test", files(tmp_path))]
+    assert [row["words"] for row in rows] == [["de_gsd"], ["de_pud"]]
+    write(tmp_path, "udpos/de_zzz-ud-test.conllu", "")  # one of several: damaged, not a language without examples
+    with pytest.raises(UserError, match="(?s)de_zzz-ud-test.conllu has no rows.*one of 3 files") as caught:
+        list(iter_examples(german, "test", files(tmp_path)))
+    assert not isinstance(caught.value, NoExamples)
+
+
+def test_an_empty_file_is_no_examples(tmp_path):
+    write(tmp_path, "udpos/test-de.tsv", "\n")
+    with pytest.raises(NoExamples, match="udpos-de .test. is empty: .*test-de.tsv has no rows"):
+        list(iter_examples(UDPOS.in_language("de"), "test", files(tmp_path)))
+
+
+def test_fingerprints_follow_labels_that_lie_beside(tmp_path):
+    write(tmp_path, "xnli/test-de.tsv", "a\tb\n")
+    labels = write(tmp_path, "xnli/test.labels.txt", "neutral\n")
+    first = source_fingerprint(XNLI.in_language("de"), "test", files(tmp_path))
+    labels.write_text("entailment\n")
+    assert source_fingerprint(XNLI.in_language("de"), "test", files(tmp_path)) != first
+
+
+def test_variants_of_the_hub(hub):
+    list(iter_examples(MNLI.in_language("de"), "train", DataSection()))
+    list(iter_examples(XNLI, "test", DataSection()))
+    assert [(name, config, options["split"]) for name, config, options in hub] == [
+        ("facebook/xnli", "de", "train"), ("facebook/xnli", "en", "test"),
+    ]  # fmt: skip
+    german, english = (source_fingerprint(XNLI.in_language(code), "test", DataSection()) for code in ("de", "en"))
+    assert german != english

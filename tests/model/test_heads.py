@@ -154,3 +154,17 @@ def test_dropout_is_active_in_training_only(name):
     assert torch.equal(heads(hidden, arrays)[name], heads(hidden, arrays)[name])
     heads.train()
     assert not torch.equal(heads(hidden, arrays)[name], heads(hidden, arrays)[name])
+
+
+def test_language_variants_of_a_task_share_its_head_under_any_setting():
+    nli = dataclasses.replace(TASKS["nli"], family="")
+    tasks = {task.name: task for task in (nli, nli.in_language("de"), nli.in_language("fr"))}
+    assert list(bank(tasks).heads) == ["nli"] and bank(tasks).members == {"nli": ["nli", "nli-de", "nli-fr"]}
+    assert list(bank({name: tasks[name] for name in ("nli-de", "nli-fr")}).heads) == ["nli"]
+    assert np.array_equal(weights(bank(tasks), "nli"), weights(bank({"nli": nli}), "nli"))
+    other = dataclasses.replace(nli, name="xnli", head="nli")
+    assert bank({"nli": nli, "xnli": other}).members == {"nli": ["nli", "xnli"]}
+    tasks["nli-de"] = dataclasses.replace(tasks["nli-de"], labels=("yes", "no"))
+    with pytest.raises(UserError, match="nli and nli-de cannot share a head") as caught:
+        bank(tasks)
+    assert "labels" in caught.value.fix

@@ -6,8 +6,8 @@ from transformers import AutoConfig, AutoModel
 
 import trainer.model.attention  # noqa: F401 - registers the backends
 from trainer.model.fused import fuse
-from trainer.plan.activations import Kernels, activations, layer_bytes
-from trainer.plan.shapes import Data, Shape
+from trainer.plan.activations import Kernels, activations, head_bytes, layer_bytes
+from trainer.plan.shapes import Data, HeadLoad, Shape
 
 TOKENS, LENGTH, HIDDEN, HEADS, INNER = 192, 32, 64, 4, 160
 
@@ -77,6 +77,21 @@ def test_checkpointing_keeps_inputs_and_one_layer():
     kernels = Kernels(True, "packed_flash", 2, "cuda", checkpointing=True)
     few, many = (activations(shape_of("xlm-roberta", 0.1, layers), kernels, data, TOKENS).saved for layers in (2, 10))
     assert many - few == 8 * TOKENS * HIDDEN * 2
+
+
+def test_a_masked_language_model_keeps_the_gradient_of_its_vocabulary():
+    """In fp32, with a scaled copy; and logits of some rows, however many tokens a pack has."""
+    shape, kernels = shape_of("xlm-roberta", 0.1, 2), Kernels(True, "packed_flash", 2, "cuda", checkpointing=False)
+    load = HeadLoad(True, shape.vocabulary, 0.5, LENGTH, tied=True)
+
+    def added(*loads, tokens=TOKENS):
+        totals = (head_bytes(shape, kernels, Data(LENGTH, LENGTH, LENGTH, None, None, own, "test"), tokens) for own in
+                  (loads, ()))  # fmt: skip
+        return next(totals) - next(totals)
+
+    assert added(load) > 8 * shape.vocabulary * HIDDEN
+    assert added(load, load) - added(load) < added(load) / 2, "languages share what is large"
+    assert added(load, tokens=50 * TOKENS) < 50 * added(load)
 
 
 @pytest.mark.gpu

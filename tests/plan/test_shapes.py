@@ -43,6 +43,19 @@ def test_counts_are_those_of_the_model_that_is_built(demo, changes):
     assert data.source == "the prepared data"
 
 
+def test_a_masked_language_model_is_counted_as_it_is_built(tmp_path):
+    """One tied head for its languages, and the whole vocabulary."""
+    config = load_recipe(DEMO, [f"data.store={tmp_path}", "tasks=[mnli,mlm,mlm-de]"])
+    tokenizer = load_tokenizer(config)
+    prepare(config, load_tasks(config), tokenizer)
+    shape, data = describe(config)
+    prepared = open_prepared(config, load_tasks(config), tokenizer)
+    model, *_ = build_model(config, prepared, tokenizer, torch.device("cpu"), "fp32")
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.rows == shape.vocabulary == len(tokenizer) and data.kept is None
+    assert [load.tied for load in data.loads] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("name", "millions"), [("FacebookAI/xlm-roberta-large", 558.8), ("facebook/xlm-roberta-xl", 3475.9)]
 )

@@ -6,6 +6,7 @@ import pytest
 from tests.tasks.formats import encode, examples_of, one_hot, place, score_of_gold
 from trainer.tasks import FORMATS
 from trainer.tasks.intermediate import CCG
+from trainer.tasks.xtreme import PANX
 
 KIND = FORMATS["token_tagging"]
 ROWS = [
@@ -94,3 +95,11 @@ def test_no_units():
         "units": (1,),
     }
     assert KIND.split(np.zeros((0, 3), np.float32), []) == []
+
+
+def test_entities_are_scored_for_tasks_of_that_metric():
+    task = dataclasses.replace(PANX, labels=("O", "B-PER", "I-PER"))
+    references = [{"tags": ["B-PER", "I-PER", "O"]}, {"tags": ["O", "B-PER"]}]
+    scores = KIND.score([["B-PER", "I-PER", "B-PER"], ["O"]], references, task)
+    assert scores == {"accuracy": 60.0, "f1": 50.0, "precision": 50.0, "recall": 50.0}
+    assert task.metric in KIND.metrics(task) and set(scores) == set(KIND.metrics(task))

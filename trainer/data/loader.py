@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trainer.data.masking import EVALUATION, Masking
 from trainer.data.packing import Pack, Planner, StepPlan, pack_in_order, packs_of_rank
 from trainer.data.prepare import Prepared
 from trainer.data.store import Store
@@ -72,26 +73,42 @@ class Collator:
         pad_token: id that fills a pack up.
         constant_tokens: pad every pack to this many tokens (constant shapes, for GPUs); None leaves packs as long as
             they are.
+        masking: for units of masked language modelling; None where there are none.
     """
 
     def __init__(
-        self, tasks: Mapping[str, Task], stores: Mapping[str, Store], pad_token: int, constant_tokens: int | None
+        self,
+        tasks: Mapping[str, Task],
+        stores: Mapping[str, Store],
+        pad_token: int,
+        constant_tokens: int | None,
+        masking: Masking | None = None,
     ):
         self.tasks, self.stores = dict(tasks), [stores[name] for name in tasks]
-        self.pad_token, self.constant_tokens = pad_token, constant_tokens
+        self.pad_token, self.constant_tokens, self.masking = pad_token, constant_tokens, masking
+        self.masked = [task.format == "masked_lm" for task in self.tasks.values()]
 
-    def __call__(self, tasks: np.ndarray, units: np.ndarray, number: int = 0) -> PackedBatch:
+    def __call__(self, tasks: np.ndarray, units: np.ndarray, number: int = 0, step: int = EVALUATION) -> PackedBatch:
+        """A pack of the given units, in order.
+
+        Args:
+            tasks, units: int64 (units,): index into the tasks, and unit of that task's store.
+            number: the pack's position within its step.
+            step: of training, from 1 on; masks are drawn by it.
+        """
         tokens, types, lengths = [], [], []
         placed: list[list[PlacedUnit]] = [[] for _ in self.stores]
         used = 0
-        for task, unit in zip(tasks.tolist(), units.tolist(), strict=True):
+        for place, (task, unit) in enumerate(zip(tasks.tolist(), units.tolist(), strict=True)):
             store = self.stores[task]
-            values = store.column("tokens", unit)
+            values, own = store.column("tokens", unit), store.placed(unit, used)
+            if self.masked[task]:
+                values, own = self.masking(values, own, unit, step, number, place)
             tokens.append(values)
             kinds = store.column("types", unit)
             types.append(kinds if len(kinds) else np.zeros(len(values), np.int8))
-            placed[task].append(store.placed(unit, used))
-            lengths.append(placed[task][-1].lengths)
+            placed[task].append(own)
+            lengths.append(own.lengths)
             used += len(values)
         fill = self._filler(used)
         lengths.append(fill)
@@ -128,10 +145,15 @@ class TrainLoader:
     """Endless steps for one rank, prepared in a background thread.
 
     An error in the thread is raised in the loop, at the step it belongs to.
+
+    Args:
+        first_step: what the planner's next step is called; masks are drawn by it.
     """
 
-    def __init__(self, planner: Planner, collator: Collator, rank: int, world_size: int, pin: bool):
-        self.planner, self.collator, self.pin = planner, collator, pin
+    def __init__(
+        self, planner: Planner, collator: Collator, rank: int, world_size: int, pin: bool, first_step: int = 1
+    ):
+        self.planner, self.collator, self.pin, self.step = planner, collator, pin, first_step
         self.mine = packs_of_rank(planner.packs_per_step, rank, world_size)
 
     def __iter__(self) -> Iterator[Step]:
@@ -167,11 +189,12 @@ class TrainLoader:
             thread.join()
 
     def _step(self) -> Step:
-        plan = self.planner.next_step()
-        return Step(plan, [self._batch(plan.packs[number], number) for number in self.mine])
+        plan, step = self.planner.next_step(), self.step
+        self.step += 1
+        return Step(plan, [self._batch(plan.packs[number], number, step) for number in self.mine])
 
-    def _batch(self, pack: Pack, number: int) -> PackedBatch:
-        batch = self.collator(pack.tasks, pack.units, number)
+    def _batch(self, pack: Pack, number: int, step: int) -> PackedBatch:
+        batch = self.collator(pack.tasks, pack.units, number, step)
         return pin_memory(batch) if self.pin else batch
 
 

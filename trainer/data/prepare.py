@@ -11,23 +11,31 @@ import hashlib
 import json
 import multiprocessing
 import os
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainer.config import RunConfig
 from trainer.data.sources import iter_examples, source_fingerprint
 from trainer.data.store import Store, columns_of, write_store
-from trainer.errors import UserError
+from trainer.errors import NoExamples, UserError
 from trainer.host import available_cores
-from trainer.tasks import FORMATS
-from trainer.tasks.spec import SPLITS, Task
+from trainer.tasks import FORMATS, check_trainable
+from trainer.tasks.spec import TRAINING_SPLITS, Task
 
 CHUNK = 500  # examples tokenised at a time
 PARALLEL_FROM = 4 * CHUNK  # below this a pool of processes costs more than it saves
+
+# Fields of a task that do not decide what its store holds, given its name, which has the language, and its sources.
+NOT_PREPARED = (
+    "files", "hub", "adapt", "metric", "family", "language", "languages", "keep", "head", "folder", "group",
+    "answer_rules",
+)  # fmt: skip
 
 Progress = Callable[[str, int], None]  # (task and split, examples done so far)
 
@@ -59,15 +67,10 @@ def prepare(config: RunConfig, tasks: dict[str, Task], tokenizer, progress: Prog
     identity = tokenizer_fingerprint(tokenizer)
     rows = []
     for task in tasks.values():
-        for split in SPLITS:
-            wanted = _fingerprint(config, task, split, identity)
-            folder = _folder(config, task, split, wanted)
-            done = (folder / "manifest.json").is_file()
-            if not done:
-                _prepare_split(config, task, split, tokenizer, wanted, folder, progress)
-            store = Store(folder)
+        for split in TRAINING_SPLITS:
+            store, made = _open(config, task, split, tokenizer, identity, True, progress)
             task = _with_labels(task, store)
-            rows.append(_row(task, split, store, "up to date" if done else "prepared"))
+            rows.append(_row(task, split, store, "prepared" if made else "up to date"))
     return rows
 
 
@@ -81,21 +84,55 @@ def open_prepared(config: RunConfig, tasks: dict[str, Task], tokenizer) -> dict[
     prepared = {}
     for name, task in tasks.items():
         stores = {}
-        for split in SPLITS:
-            wanted = _fingerprint(config, task, split, identity)
-            folder = _folder(config, task, split, wanted)
-            if not (folder / "manifest.json").is_file():
-                raise _missing(config, task, split, wanted)
-            stores[split] = Store(folder)
+        for split in TRAINING_SPLITS:
+            stores[split], _ = _open(config, task, split, tokenizer, identity)
             task = _with_labels(task, stores[split])
         prepared[name] = Prepared(task, stores["train"], stores["dev"])
     return prepared
 
 
+def open_split(
+    config: RunConfig, task: Task, split: str, tokenizer, make: bool = False, progress: Progress | None = None
+) -> Store:
+    """The store of one split of one task, already in its language (`Task.in_language`).
+
+    Args:
+        task: has its labels filled in, where its format needs some and the split is not the training one.
+        tokenizer: must not change between calls: its fingerprint is worked out once.
+        make: prepare it first if need be; on one process, the others come after it.
+
+    Raises:
+        NoExamples: the source has no example, or none in the task's language.
+        UserError: as `prepare` and `open_prepared` do.
+    """
+    if tokenizer not in _identities:
+        _identities[tokenizer] = tokenizer_fingerprint(tokenizer)
+    return _open(config, task, split, tokenizer, _identities[tokenizer], make, progress)[0]
+
+
+_identities: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # a second's work for XLM-R's vocabulary
+
+
+def _open(config, task, split, tokenizer, identity, make=False, progress=None) -> tuple[Store, bool]:
+    """The store of a split, and whether it was made now."""
+    if split == "train":
+        check_trainable(task, config.data)
+    elif task.format == "token_tagging" and not task.labels:
+        raise ValueError(f"the {split} split of {task.name} cannot be read before its training split gives the labels")
+    wanted = _fingerprint(config, task, split, identity)
+    folder = _folder(config, task, split, wanted)
+    missing = not (folder / "manifest.json").is_file()
+    if missing:
+        if not make:
+            raise _missing(config, task, split, wanted)
+        _prepare_split(config, task, split, tokenizer, wanted, folder, progress)
+    return Store(folder), missing
+
+
 def _fingerprint(config: RunConfig, task: Task, split: str, tokenizer: str) -> dict[str, str]:
     """The parts of a store's identity, by name, so that a difference can be named."""
     definition = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
-    for irrelevant in ("files", "hub", "adapt", "metric", "family"):
+    for irrelevant in NOT_PREPARED:
         definition.pop(irrelevant)
     definition["format_version"] = FORMATS[task.format].version
     text = json.dumps(definition, sort_keys=True, default=str)
@@ -146,9 +183,12 @@ def _prepare_split(config, task, split, tokenizer, fingerprint, folder, progress
         if progress:
             progress(f"{task.name} {split}", len(references))
     if not references:
-        raise UserError(
+        why = f"{counts['dropped']:,} rows were read and dropped for want of a gold label"
+        if counts["other_language"]:
+            why += f", {counts['other_language']:,} are of other languages"
+        raise NoExamples(
             f"{task.name} ({split}) is empty: no labelled example in its source",
-            why=f"{counts['dropped']:,} rows were read and dropped for want of a gold label",
+            why=why,
             fix=f"check the files of {task.name}, or take it out of `tasks`",
         )
     manifest = {
@@ -165,7 +205,7 @@ def _prepare_split(config, task, split, tokenizer, fingerprint, folder, progress
 def _examples(config: RunConfig, task: Task, split: str, counts: Counter) -> Iterator[tuple[str, dict]]:
     read = FORMATS[task.format].example
     try:
-        for place, row in iter_examples(task, split, config.data):
+        for place, row in iter_examples(task, split, config.data, counts):
             try:
                 example = read(row, task)
             except ValueError as error:
@@ -205,7 +245,8 @@ def _encode_all(config, task, split, tokenizer, counts):
                 continue
             if pool is None:
                 context = multiprocessing.get_context("spawn")
-                pool = ProcessPoolExecutor(workers, context, _start_worker, (task, tokenizer))
+                sent = dataclasses.replace(task, adapt=None, keep=None)  # a user's functions may not travel
+                pool = ProcessPoolExecutor(workers, context, _start_worker, (sent, tokenizer))
             running.append(pool.submit(_encode_in_worker, first, chunk))
             while len(running) > 4 * workers:  # bounds memory, keeps the order
                 yield running.popleft().result()
@@ -228,7 +269,7 @@ _worker: dict = {}
 
 def _start_worker(task, tokenizer) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process; threads below it would fight
-    _worker.update(task=dataclasses.replace(task, adapt=None), tokenizer=tokenizer)
+    _worker.update(task=task, tokenizer=tokenizer)
 
 
 def _encode_in_worker(first, examples):

@@ -1,24 +1,20 @@
-"""Native files to rows: JSON, JSON lines, CSV, TSV, SQuAD, CCGbank and tagged text, gzipped or not."""
+"""Native files to rows: JSON, JSON lines, CSV, TSV, SQuAD, and tagged text, gzipped or not."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
 import json
-import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import UserError
+from trainer.data.lines import read_lines
+from trainer.data.tagged import auto_rows, conllu_rows, tagged_rows
+from trainer.errors import NoExamples, UserError
 from trainer.tasks.spec import Task
 
 Row = tuple[str, dict]  # (its place, its columns)
-Lines = Iterator[tuple[int, str]]
-
-_LEAF = re.compile(r"\(<L (\S+) \S+ \S+ (\S+) \S+>\)")  # category, two part-of-speech tags, word, indexed category
 
 
 def read_rows(path: Path, task: Task) -> Iterator[Row]:
@@ -26,9 +22,12 @@ def read_rows(path: Path, task: Task) -> Iterator[Row]:
 
     - .json: SQuAD's nesting, flattened to id, question, context, answers, is_impossible; or a list of objects
     - .jsonl: an object a line
-    - .csv: with a header line, quoted
-    - .tsv, .txt: with a header line unless the task gives `header`; quotes are text. Of token tagging: a word and its
-      tag a line, tabs between (first and last column), an empty line after a sentence; or as .stagged
+    - .csv: quoted, with a header line, unless the task gives `header` and the first line does not name its columns
+    - .tsv, .txt: likewise, but quotes are text; a label that `header` ends with and lines lack is in `labels_beside`
+    - .tsv, .txt or no suffix, of token tagging: a word and its tag a line, tabs between (first and last column), an
+      empty line after a sentence; or as .stagged
+    - .txt, of masked language modelling: a text a line, empty lines between them or not
+    - .conllu: words and universal tags
     - .stagged: `word|POS|tag` or `word|tag`, a sentence a line (or an item a line)
     - .auto: CCGbank's derivations
 
@@ -36,7 +35,8 @@ def read_rows(path: Path, task: Task) -> Iterator[Row]:
     the columns it lacks are "".
 
     Raises:
-        UserError: unreadable, undecodable, malformed or empty; names file and line.
+        NoExamples: the file has no rows.
+        UserError: unreadable, undecodable or malformed; names file and line.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix
     tagging = task.format == "token_tagging"
@@ -47,33 +47,37 @@ def read_rows(path: Path, task: Task) -> Iterator[Row]:
     elif suffix == ".csv":
         rows = _csv(path, task)
     elif suffix == ".auto":
-        rows = _auto(path)
-    elif suffix == ".stagged" or suffix in (".tsv", ".txt") and tagging:
-        rows = _tagged(path)
+        rows = auto_rows(path)
+    elif suffix == ".conllu":
+        rows = conllu_rows(path)
+    elif suffix == ".stagged" or suffix in (".tsv", ".txt", "") and tagging:
+        rows = tagged_rows(path, task.language)
+    elif suffix == ".txt" and task.format == "masked_lm":
+        rows = ((f"{path}:{number}", {"text": line}) for number, line in read_lines(path) if line.strip())
     elif suffix in (".tsv", ".txt"):
         rows = _tabbed(path, task)
     else:
-        fix = "use .json, .jsonl, .csv, .tsv, .txt, .auto or .stagged, each also with .gz"
+        fix = "use .json, .jsonl, .csv, .tsv, .txt, .conllu, .auto or .stagged, each also with .gz"
         raise UserError(f"{path}: do not know how to read {suffix or 'a file without suffix'}", fix=fix)
     empty = True
     for row in rows:
         empty = False
         yield row
     if empty:
-        raise UserError(f"{path} has no rows", fix=f"check this file of {task.name}, it may be cut or the wrong one")
+        raise NoExamples(f"{path} has no rows", fix=f"check this file of {task.name}, it may be cut or the wrong one")
 
 
-def _lines(path: Path) -> Lines:
-    """Numbered lines without their ends; only a line feed ends one, so that odd separators stay text."""
-    number = 0
-    try:
-        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8", why=str(error), fix="convert it: iconv -t UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}", why=str(error), fix="copy or download it again") from None
+def labels_beside(path: Path, task: Task) -> Path | None:
+    """Where the labels of test-de.tsv are, a line each, if they are apart: test.labels.de.txt or test.labels.txt.
+
+    XTREME ships its tests without labels.
+    """
+    stem = path.name.removesuffix(".gz").removesuffix(".tsv")
+    split = stem.removesuffix(f"-{task.language}")
+    if not task.header or split == stem:
+        return None
+    names = (f"{split}.labels.{task.language}.txt", f"{split}.labels.txt")
+    return next((found for name in names if (found := path.with_name(name)).is_file()), None)
 
 
 def _json_value(text: str, path: Path, first: int = 1) -> Any:
@@ -87,7 +91,7 @@ def _json_value(text: str, path: Path, first: int = 1) -> Any:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         row = _json_value(line, path, number)
@@ -96,8 +100,20 @@ def _json_lines(path: Path) -> Iterator[Row]:
         yield f"{path}:{number}", row
 
 
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; None of a blank one.
+
+    Raises:
+        UserError: unreadable, undecodable or malformed; names file and line.
+    """
+    text = "\n".join(line for _, line in read_lines(path))
+    return _json_value(text, path) if text.strip() else None
+
+
 def _json(path: Path) -> Iterator[Row]:
-    tree = _json_value("\n".join(line for _, line in _lines(path)), path)
+    tree = read_json(path)
+    if tree is None:
+        return
     entries = tree.get("data") if isinstance(tree, dict) else tree
     if not isinstance(entries, list):
         raise UserError(f"{path}: neither SQuAD's layout nor a list of objects")
@@ -135,7 +151,7 @@ def _squad(article: dict, path: Path, number: int) -> Iterator[Row]:
 
 def _csv(path: Path, task: Task) -> Iterator[Row]:
     # csv wants line ends: a quoted field may hold some
-    reader = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True)
+    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     names = task.header
     while True:
         first = reader.line_num + 1
@@ -145,64 +161,52 @@ def _csv(path: Path, task: Task) -> Iterator[Row]:
             return
         except csv.Error as error:
             raise UserError(f"{path}:{first}: malformed CSV", why=str(error)) from None
-        if not names:
+        if not names or first == 1 and _is_header(values, task):
             names = tuple(values)
         elif values:
             yield f"{path}:{first}", _columns(names, values, f"{path}:{first}", task)
 
 
 def _tabbed(path: Path, task: Task) -> Iterator[Row]:
+    rows = ((number, line.split("\t")) for number, line in read_lines(path) if line)
+    first = next(rows, None)
+    if first is None:
+        return
     names = task.header
-    for number, line in _lines(path):
-        if not names:
-            names = tuple(line.split("\t"))
-        elif line:
-            yield f"{path}:{number}", _columns(names, line.split("\t"), f"{path}:{number}", task)
+    if not names or _is_header(first[1], task):
+        names = tuple(first[1])
+    else:
+        rows = itertools.chain([first], rows)
+    beside = labels_beside(path, task) if len(first[1]) == len(names) - 1 else None
+    for number, values in _paste(rows, path, beside) if beside else rows:
+        yield f"{path}:{number}", _columns(names, values, f"{path}:{number}", task)
+
+
+def _is_header(values: list[str], task: Task) -> bool:
+    """Whether a line names a column for every role."""
+    roles = [names for role, names in task.columns.items() if role != "id"]
+    return bool(roles) and all(any(name in values for name in names) for names in roles)
+
+
+def _paste(rows: Iterator[tuple[int, list[str]]], path: Path, beside: Path) -> Iterator[tuple[int, list[str]]]:
+    numbered, labels = list(rows), [label for _, label in read_lines(beside) if label.strip()]
+    if len(numbered) != len(labels):
+        why = f"{path.name} has {len(numbered):,} rows, {beside.name} {len(labels):,} labels"
+        raise UserError(f"{beside} does not fit {path}", why=why, fix="there must be one label for each row, in order")
+    for (number, values), label in zip(numbered, labels, strict=True):
+        yield number, [*values, label]
 
 
 def _columns(names: tuple[str, ...], values: list[str], place: str, task: Task) -> dict[str, str]:
     if len(values) < len(names) and "" in task.drop_labels:
         values = [*values, *[""] * (len(names) - len(values))]
     if len(values) != len(names):
+        fix = "mend the line; for a file without a header line, give the task's `header`"
+        if names == task.header and len(values) == len(names) - 1:
+            fix = "mend the line, or put the labels of test-de.tsv beside it, one a line: test.labels[.de].txt"
         raise UserError(
             f"{place}: {len(values)} columns instead of {len(names)}",
             why=f"the columns are {', '.join(names)}",
-            fix="mend the line; for a file without a header line, give the task's `header`",
+            fix=fix,
         )
     return dict(zip(names, values, strict=True))
-
-
-def _tagged(path: Path) -> Iterator[Row]:
-    lines = list(_lines(path))
-    content = [line for _, line in lines if line.strip()]
-    if content and not any("\t" in line for line in content) and any(len(line.split()) > 1 for line in content):
-        for number, line in lines:
-            if line.strip():
-                yield _sentence(path, [(number, item) for item in line.split()])
-        return
-    for blank, group in itertools.groupby(lines, lambda numbered: not numbered[1].strip()):
-        if not blank:
-            yield _sentence(path, list(group))
-
-
-def _sentence(path: Path, items: list[tuple[int, str]]) -> Row:
-    words, tags = [], []
-    for number, item in items:
-        parts = item.split("\t") if "\t" in item else item.rsplit("|", 2)
-        word, tag = parts[0].strip(), parts[-1].strip()
-        if len(parts) < 2 or not word or not tag:
-            why = "expected word TAB tag, word|POS|tag or word|tag"
-            raise UserError(f"{path}:{number}: {item!r} is not a word with its tag", why=why)
-        words.append(word)
-        tags.append(tag)
-    return f"{path}:{items[0][0]}", {"words": words, "tags": tags}
-
-
-def _auto(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
-        if not line.strip() or line.startswith("ID="):
-            continue
-        leaves = _LEAF.findall(line)
-        if not leaves or len(leaves) != line.count("(<L "):
-            raise UserError(f"{path}:{number}: not a derivation of CCGbank")
-        yield f"{path}:{number}", {"words": [word for _, word in leaves], "tags": [tag for tag, _ in leaves]}

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,51 @@ from typing import Any
 import xxhash
 
 from trainer.config import DataSection
-from trainer.data.readers import read_rows
-from trainer.errors import UserError
+from trainer.data.readers import labels_beside, read_rows
+from trainer.errors import NoExamples, UserError
+from trainer.tasks.languages import fill_in, has_placeholder, language_of
 from trainer.tasks.spec import HubPart, Task
 
 File = tuple[str, Path]  # (name that does not depend on the machine, path)
 
 
-def iter_examples(task: Task, split: str, data: DataSection) -> Iterator[tuple[str, dict]]:
+def iter_examples(
+    task: Task, split: str, data: DataSection, counts: Counter[str] | None = None
+) -> Iterator[tuple[str, dict]]:
     """(place, row whose columns carry role names) of every row of a split, always in the same order.
 
     `data.files` decides where it speaks of the split; then `data.source`. A task that is not on the hub is read from
     files under any source, which lets a recipe mix its own files with the nine tasks.
 
+    Args:
+        counts: gets `other_language`, the rows that the task's `keep` leaves out.
+
     Raises:
+        NoExamples: the only file of the split has no rows.
         UserError: the hub cannot be reached, a file is missing or malformed, a column is missing.
     """
-    if _from_hub(task, split, data):
-        for part in task.hub[split]:
+    for place, row in raw_rows(task, split, data):
+        if task.keep is None or task.keep(row, task.language):
+            yield _with_roles(place, row, task)
+        elif counts is not None:
+            counts["other_language"] += 1
+
+
+def raw_rows(task: Task, split: str, data: DataSection) -> Iterator[tuple[str, dict]]:
+    """(place, columns) of every row of a split, as they are in the source; raises as `iter_examples` does."""
+    if on_hub(task, split, data):
+        for part in task.hub_parts(split):
             for i, row in enumerate(_hub_rows(part)):
-                yield _with_roles(f"{_name(part)}[{i}]", row, task)
-    else:
-        for _, path in find_files(task, split, data):
-            for place, row in read_rows(path, task):
-                yield _with_roles(place, row, task)
+                yield f"{_name(part)}[{i}]", row
+        return
+    files = find_files(task, split, data)
+    for _, path in files:
+        try:
+            yield from read_rows(path, task)
+        except NoExamples as error:
+            if len(files) > 1:  # the others have examples, so the split is not empty but damaged
+                raise UserError(error.what, why=f"one of {len(files)} files", fix=error.fix) from None
+            raise NoExamples(f"{task.name} ({split}) is empty: {error.what}", fix=error.fix) from None
 
 
 def source_fingerprint(task: Task, split: str, data: DataSection) -> str:
@@ -46,11 +68,13 @@ def source_fingerprint(task: Task, split: str, data: DataSection) -> str:
         UserError: a file is missing.
     """
     digest = xxhash.xxh3_128()
-    if _from_hub(task, split, data):
-        for part in task.hub[split]:
+    if on_hub(task, split, data):
+        for part in task.hub_parts(split):
             digest.update(json.dumps([part.dataset, part.config, part.split, part.revision]).encode())
     else:
         files = find_files(task, split, data)
+        beside = [labels_beside(path, task) for _, path in files]
+        files += [(path.name, path) for path in dict.fromkeys(beside) if path]
         hashes = _file_hashes([path for _, path in files], Path(data.store) / "file_hashes.json")
         for (name, _), file_hash in zip(files, hashes, strict=True):
             digest.update(json.dumps([name, file_hash]).encode())
@@ -63,7 +87,7 @@ def find_files(task: Task, split: str, data: DataSection) -> list[File]:
     Raises:
         UserError: one is missing; lists what was looked for.
     """
-    named = data.files.get(task.name, {}).get(split)
+    named = _named_files(task, split, data)
     if named is not None:
         parts, folder = tuple((path,) for path in named), Path()
     else:
@@ -72,9 +96,10 @@ def find_files(task: Task, split: str, data: DataSection) -> list[File]:
         elsewhere = not all(Path(name).is_absolute() for alternatives in parts for name in alternatives)
         if not parts or root is None and elsewhere:
             raise _no_source(task, split, data)
-        folder = (root or Path()) / task.name
+        folder = (root or Path()) / (task.folder or task.name)
     files: list[File] = []
     for alternatives in parts:
+        alternatives = [fill_in(name, task.language) for name in alternatives]
         found = next(filter(None, (_matching(folder, name) for name in alternatives)), None)
         if found is None:
             looked = ", ".join(str(folder / name) for name in alternatives)
@@ -87,20 +112,34 @@ def find_files(task: Task, split: str, data: DataSection) -> list[File]:
     return files
 
 
-def _from_hub(task: Task, split: str, data: DataSection) -> bool:
-    named = split in data.files.get(task.name, {})
-    return data.source == "hub" and split in task.hub and not named
+def on_hub(task: Task, split: str, data: DataSection) -> bool:
+    """Whether a split is read from the hub."""
+    return data.source == "hub" and split in task.hub and _named_files(task, split, data) is None
+
+
+def _named_files(task: Task, split: str, data: DataSection) -> tuple[str, ...] | None:
+    """Paths that the recipe names for a task or, where they tell languages apart, for the one it is a variant of."""
+    own = data.files.get(task.name, {}).get(split)
+    if own is not None or task.language == "en":
+        return own
+    base = data.files.get(task.name.removesuffix(f"-{task.language}"), {}).get(split)
+    return base if base and (task.keep or all(map(has_placeholder, base))) else None
 
 
 def _no_source(task: Task, split: str, data: DataSection) -> UserError:
-    why = "data.folder is not set" if split in task.files else "the task names no files"
+    why = "data.folder is not set"
+    if split not in task.files:
+        why = "the task names no files"
+        if task.language != "en":
+            why += f" in {language_of(task.language).name}: their names do not tell languages apart"
     if split not in task.hub:
         why += ", and it is not on the hub"
     fix = f"data.files.{task.name}.{split}=[PATH]"
     if split in task.hub:
         fix += ", or data.source=hub"
     elif split in task.files:
-        fix += f", or data.folder=FOLDER with FOLDER/{task.name}/{task.files[split][0][0]}"
+        first = fill_in(task.files[split][0][0], task.language)
+        fix += f", or data.folder=FOLDER with FOLDER/{task.folder or task.name}/{first}"
     return UserError(f"nothing to read {task.name} ({split}) from", why=why, fix=fix)
 
 

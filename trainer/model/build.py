@@ -13,9 +13,10 @@ from trainer.data.prepare import Prepared, tasks_of
 from trainer.errors import UserError
 from trainer.model import vocabulary
 from trainer.model.attention import SDPA, choose_attention
-from trainer.model.encoder import KeyReport, load_encoder, position_offset
+from trainer.model.encoder import KeyReport, load_encoder, load_masked_lm, position_offset
 from trainer.model.fused import fuse, plain_names
 from trainer.model.heads import HeadBank
+from trainer.model.lm_head import MaskedLMHead, pretrained_state
 from trainer.model.multitask import MultiTaskModel
 
 
@@ -26,9 +27,15 @@ def build_model(
     chosen for a device and a dtype, a line each."""
     attention, why = choose_attention(config.kernels.attention, device, engine.DTYPES[dtype])
     notes = [f"attention: {why}"]
-    encoder, report = load_encoder(config, attention)
+    language_models = [name for name, item in prepared.items() if item.task.format == "masked_lm"]
+    with_head = bool(language_models) and config.model.init == "pretrained"
+    loaded, report = (load_masked_lm if with_head else load_encoder)(config, attention)
+    encoder = loaded.base_model
     _check_fit(config, prepared, encoder)
-    notes += _trim_vocabulary(config, prepared, tokenizer, encoder)
+    if language_models:
+        notes += _whole_vocabulary(config, language_models[0], tokenizer, encoder)
+    else:
+        notes += _trim_vocabulary(config, prepared, tokenizer, encoder)
     if config.kernels.layers == "fused":
         compiled = config.kernels.compile == "on" or (
             config.kernels.compile == "auto" and device.type == "cuda" and engine.stage_of(config) < 3
@@ -39,7 +46,10 @@ def build_model(
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
     dropout = encoder.config.hidden_dropout_prob
     shared = config.model.heads == "family"
-    heads = HeadBank(tasks_of(prepared), encoder.config.hidden_size, dropout, shared, config.seed)
+    settings = encoder.config
+    heads = HeadBank(tasks_of(prepared), settings.hidden_size, dropout, shared, config.seed, settings)
+    if language_models:
+        notes.append(_start_masked_lm(heads, loaded if with_head and not report.new else None))
     return MultiTaskModel(encoder, heads), report, notes
 
 
@@ -55,6 +65,39 @@ def _trim_vocabulary(config: RunConfig, prepared: Mapping[str, Prepared], tokeni
         return []
     vocabulary.trim(encoder, kept)
     return [f"vocabulary: {len(kept):,} of {rows:,} rows are trained, {saved:.0%} fewer parameters; export has all"]
+
+
+def _whole_vocabulary(config: RunConfig, task: str, tokenizer, encoder) -> list[str]:
+    """What masked LM, which predicts over the whole vocabulary, means for `model.vocabulary`; a note.
+
+    Raises:
+        UserError: the recipe trims the vocabulary, or the tokenizer has more tokens than the encoder.
+    """
+    rows = encoder.get_input_embeddings().num_embeddings
+    if config.model.vocabulary == "trimmed":
+        raise UserError(
+            f"model.vocabulary is trimmed, but {task} is in the mixture",
+            why="a masked language model predicts over the whole vocabulary, so each of its rows is trained",
+            fix="model.vocabulary=full, or leave it at auto",
+        )
+    if len(tokenizer) > rows:  # masking draws from all of them
+        raise UserError(
+            f"the tokenizer has {len(tokenizer):,} tokens, the encoder's vocabulary {rows:,}",
+            why="the tokenizer belongs to another encoder",
+            fix="leave model.tokenizer empty, or choose the tokenizer the encoder was trained with",
+        )
+    return [f"vocabulary: all {rows:,} rows are trained, as {task} predicts over all of them"]
+
+
+def _start_masked_lm(heads: HeadBank, model) -> str:
+    """Give the heads for masked LM the weights of transformers' `model`, if there is one and it fits; a note."""
+    state = pretrained_state(model) if model is not None else None
+    if state is None:
+        return "masked LM head: new, as the encoder comes without one tied to its embeddings"
+    for head in heads.heads.values():
+        if isinstance(head, MaskedLMHead):
+            head.load_state_dict(state)
+    return "masked LM head: from the encoder's checkpoint"
 
 
 def plain_state(

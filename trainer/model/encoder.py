@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -15,6 +15,7 @@ from trainer.errors import UserError
 # Where positions begin: RoBERTa's kind reserves the padding index and what is below it.
 FROM_ZERO = ("bert",)
 AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
+_LM_HEADS = ("lm_head.", "cls.")  # where transformers' models for masked LM keep their heads
 
 
 def _shape(hidden: int, layers: int, heads: int, inner: int, vocabulary: int = 250002) -> dict[str, int | float]:
@@ -95,37 +96,46 @@ def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, Ke
     Raises:
         UserError: not found, hub out of reach, unsupported architecture, or weights missing from the checkpoint.
     """
+    return _load(config, attention, AutoModel, add_pooling_layer=False)
+
+
+def load_masked_lm(config: RunConfig, attention: str) -> tuple[torch.nn.Module, KeyReport]:
+    """transformers' model for masked LM, whose `base_model` is what `load_encoder` gives; where the checkpoint has no
+    head for it, the report's `new` names the head's weights.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    return _load(config, attention, AutoModelForMaskedLM)
+
+
+def _load(config: RunConfig, attention: str, kind, **options) -> tuple[torch.nn.Module, KeyReport]:
     name = encoder_folder(config)
     settings = encoder_config(config, name)
     settings._attn_implementation = attention
+    options |= {"dtype": torch.float32, "attn_implementation": attention}
     with quiet_transformers():
         if config.model.init == "random":
             torch.manual_seed(config.seed)
-            encoder = AutoModel.from_config(
-                settings, add_pooling_layer=False, dtype=torch.float32, attn_implementation=attention
-            )
-            return encoder, KeyReport(0, tuple(n for n, _ in encoder.named_parameters()), ())
+            model = kind.from_config(settings, **options)
+            return model, KeyReport(0, tuple(n for n, _ in model.named_parameters()), ())
         try:
-            encoder, info = AutoModel.from_pretrained(
-                name,
-                config=settings,
-                revision=config.model.revision,
-                add_pooling_layer=False,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                output_loading_info=True,
+            model, info = kind.from_pretrained(
+                name, config=settings, revision=config.model.revision, output_loading_info=True, **options
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise _not_loaded("weights", name, error, "model.encoder=FOLDER, or model.init=random") from None
-    missing = tuple(sorted(info["missing_keys"]))
+    absent = sorted(info["missing_keys"])
+    missing = [key for key in absent if not key.startswith(_LM_HEADS)]
     if missing:
         raise UserError(
             f"the checkpoint {name} lacks {len(missing)} of the encoder's weights: {', '.join(missing[:3])}, ...",
             why="they would silently be random",
             fix="check model.encoder; for random weights throughout: model.init=random",
         )
-    parameters = sum(1 for _ in encoder.parameters())
-    return encoder, KeyReport(parameters, missing, tuple(sorted(info["unexpected_keys"])))
+    new = tuple(absent)  # of the masked LM head alone
+    loaded = sum(name not in new for name, _ in model.named_parameters())
+    return model, KeyReport(loaded, new, tuple(sorted(info["unexpected_keys"])))
 
 
 def position_offset(encoder_config) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainer.errors import UserError
+from trainer.model.lm_head import MaskedLMHead
 from trainer.tasks import FORMATS
 from trainer.tasks.spec import Task
 
@@ -71,11 +72,17 @@ def tagging_loss(logits: torch.Tensor, arrays: Arrays) -> torch.Tensor:
     return (words / counts[owner]).sum()
 
 
+def masked_lm_loss(logits: torch.Tensor, arrays: Arrays) -> torch.Tensor:
+    """Mean over the masked tokens of a unit; logits (m, 1 or 2), each token's cross-entropy first."""
+    return (logits[:, 0] * arrays["weight"]).sum()
+
+
 HEADS: dict[str, tuple[type[nn.Module], Callable[[torch.Tensor, Arrays], torch.Tensor]]] = {
     "pair_classification": (SequenceHead, classification_loss),
     "multiple_choice": (SequenceHead, choice_loss),
     "span_extraction": (TokenHead, span_loss),
     "token_tagging": (TokenHead, tagging_loss),
+    "masked_lm": (MaskedLMHead, masked_lm_loss),
 }
 
 
@@ -83,18 +90,21 @@ class HeadBank(nn.Module):
     """The heads of a mixture.
 
     Args:
+        tasks: those with equal `head`, or whose `head` is another of them, share it: mnli, mnli-de.
         share: one head for all tasks of a family, instead of one each.
+        settings: the encoder's transformers configuration, which the heads of masked language models need.
 
     Raises:
-        UserError: tasks of one family differ in what their head must give.
+        UserError: tasks that share a head differ in what it must give.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], hidden: int, dropout: float, share: bool, seed: int):
+    def __init__(self, tasks: Mapping[str, Task], hidden: int, dropout: float, share: bool, seed: int, settings=None):
         super().__init__()
         self.tasks = dict(tasks)
         self.members: dict[str, list[str]] = {}
         for name, task in tasks.items():
-            self.members.setdefault(f"{task.family}_family" if share and task.family else name, []).append(name)
+            own = task.head or name  # language variants of a task have one head, under any setting
+            self.members.setdefault(f"{task.family}_family" if share and task.family else own, []).append(name)
         self.heads = nn.ModuleDict()
         for head, names in self.members.items():
             first = tasks[names[0]]
@@ -102,19 +112,59 @@ class HeadBank(nn.Module):
                 if (tasks[other].format, tasks[other].labels) != (first.format, first.labels):
                     raise UserError(
                         f"{names[0]} and {other} cannot share a head: their formats or label sets differ",
-                        fix="model.heads=task, or another `family` for one of them",
+                        fix="model.heads=task, or another `family` for one; languages of one task need equal `labels`",
                     )
             kind = HEADS[first.format][0]
-            self.heads[head] = _initialise(kind(hidden, FORMATS[first.format].outputs(first), dropout), seed, head)
+            sizes = (settings,) if kind is MaskedLMHead else (hidden, FORMATS[first.format].outputs(first), dropout)
+            self.heads[head] = _initialise(kind(*sizes), seed, head)
 
-    def forward(self, hidden: torch.Tensor, arrays: Mapping[str, Arrays]) -> dict[str, torch.Tensor]:
-        """Encoder output (T, H) -> task -> logits (rows of the task, outputs)."""
-        logits = {}
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        arrays: Mapping[str, Arrays],
+        factors: Mapping[str, float] | None = None,
+        embedding: nn.Embedding | None = None,
+    ) -> dict[str, torch.Tensor] | tuple[torch.Tensor, torch.Tensor]:
+        """Read an encoder's output (T, H).
+
+        Args:
+            factors: task -> what to multiply its losses by.
+            embedding: the encoder's word embeddings, which the heads of masked language models project onto.
+
+        Returns:
+            Task -> logits (rows of the task, outputs). With `factors`: the sum of factor * loss over all units, and the
+            loss sums by task (tasks,), detached.
+        """
+        logits, language_models = {}, []
         for head, names in self.members.items():
             counts = [len(arrays[name]["rows"]) for name in names]
-            rows = torch.cat([arrays[name]["rows"] for name in names])
-            logits |= zip(names, self.heads[head](hidden[rows]).split(counts), strict=True)
-        return logits
+            rows = hidden[torch.cat([arrays[name]["rows"] for name in names])]
+            if isinstance(self.heads[head], MaskedLMHead):
+                loss, found = self._masked_lm(head, rows, arrays, factors, embedding)
+                language_models.append(loss)
+            else:
+                found = self.heads[head](rows)
+            logits |= zip(names, found.split(counts), strict=True)
+        if factors is None:
+            return logits
+        sums = {name: self.loss_sum(name, logits[name], arrays[name]) for name in self.tasks}
+        others = (name for name, task in self.tasks.items() if task.format != "masked_lm")
+        loss = sum([*(factors[name] * sums[name] for name in others), *language_models])
+        return loss, torch.stack([sums[name].detach() for name in self.tasks])
+
+    def _masked_lm(
+        self, head: str, rows: torch.Tensor, arrays: Mapping[str, Arrays], factors: Mapping | None, embedding
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The weighted loss of all tasks of a head at once, since its gradients are computed along with it, and what
+        stands for logits: each masked token's cross-entropy; without factors, no loss, and the first guesses too."""
+        names = self.members[head]
+        target = torch.cat([arrays[name]["target"] for name in names])
+        if factors is None:
+            return None, self.heads[head](rows, target, embedding=embedding)
+        largest = max(factors[name] for name in names) or 1.0  # weights stay near 1: fp16 loses small ones
+        weights = torch.cat([arrays[name]["weight"] * (factors[name] / largest) for name in names])
+        loss, each = self.heads[head](rows, target, weights, embedding=embedding)
+        return largest * loss, each[:, None]
 
     def loss_sum(self, task: str, logits: torch.Tensor, arrays: Arrays) -> torch.Tensor:
         """The task's loss, summed over its units in the pack; 0, still with a gradient, for none."""
@@ -122,12 +172,13 @@ class HeadBank(nn.Module):
 
 
 def _initialise(head: nn.Module, seed: int, name: str) -> nn.Module:
-    """Normal(0, 0.02) weights and zero biases, from a generator of the head's own: other heads change nothing."""
+    """Normal(0, 0.02) weights, zero biases, LayerNorm as it is, from a generator of the head's own: other heads change
+    nothing."""
     mixed = zlib.crc32(f"{seed} {name}".encode())  # torch's CPU generator ignores all but the lowest 32 bits
     generator = torch.Generator().manual_seed(mixed)
     for parameter_name, parameter in head.named_parameters():
         if parameter_name.endswith("bias"):
             nn.init.zeros_(parameter)
-        else:
+        elif parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.02, generator=generator)
     return head

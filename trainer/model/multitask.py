@@ -42,9 +42,4 @@ class MultiTaskModel(nn.Module):
         hidden = self.encode(batch)
         if hidden_only:
             return hidden
-        logits = self.heads(hidden, batch.heads)
-        if factors is None:
-            return logits
-        sums = [self.heads.loss_sum(task, logits[task], batch.heads[task]) for task in self.heads.tasks]
-        loss = sum(factors[task] * loss_sum for task, loss_sum in zip(self.heads.tasks, sums, strict=True))
-        return loss, torch.stack(sums).detach()
+        return self.heads(hidden, batch.heads, factors, embedding=self.encoder.get_input_embeddings())

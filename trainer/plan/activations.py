@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.model.attention import CPU, FLASH, SDPA
+from trainer.model.linear_cross_entropy import CHUNK
 from trainer.plan.shapes import Data, Shape
+from trainer.tasks.masked_lm import SHARE
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,20 @@ def head_bytes(shape: Shape, kernels: Kernels, data: Data, tokens: int) -> float
     cross-entropy is in fp32: the log-probabilities, and as much again in the backward pass. How much of a pack is
     its task's varies: the mean share and three deviations, for units drawn independently. The gradient of the rows
     comes back as a whole (T, H) tensor, of which three exist while two heads' are added.
+
+    Of a masked language model, what is kept is gradients: those of its rows, and in fp32 that of the word embeddings,
+    which there is a scaled copy of in the backward pass, and a part of which was added to the rest in the forward pass,
+    beside the logits of one chunk of rows and their log-probabilities. Tasks that share the head share all but rows.
     """
     total = 3 * tokens * shape.hidden * kernels.bytes
+    if any(load.tied for load in data.loads):
+        total += shape.vocabulary * (shape.hidden * (8 + kernels.bytes) + CHUNK * (8 + kernels.bytes))
     for load in data.loads:
         share = min(1.0, load.share + 3 * (load.share * load.unit_tokens / tokens) ** 0.5)
         rows = tokens * share if load.every_token else tokens * share / data.mean
+        if load.tied:  # hidden states, and what the dense layer, GELU and LayerNorm keep; the gradient of their output
+            total += rows * SHARE * 5 * shape.hidden * kernels.bytes
+            continue
         total += rows * (shape.hidden * (kernels.bytes + kernels.torch_mask) + load.outputs * (8 + kernels.bytes))
     return total
 

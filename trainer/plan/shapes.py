@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel
 
 from trainer.config import RunConfig
-from trainer.data.mixture import mixture_rates
+from trainer.data.mixture import mixture_rates, variants_of
 from trainer.data.prepare import open_prepared, tasks_of
 from trainer.errors import UserError
 from trainer.model import encoder as encoders
@@ -55,12 +55,17 @@ class Shape:
 @dataclass(frozen=True)
 class HeadLoad:
     """What one task's head has to do: whether it reads every token (else one a sequence), its outputs, its task's share
-    of the tokens, and the tokens of one of its units."""
+    of the tokens, and the tokens of one of its units.
+
+    A `tied` head is a masked language model's: it reads some tokens, and its outputs are those of the vocabulary, of
+    which there are logits for a few rows at a time only.
+    """
 
     every_token: bool
     outputs: int
     share: float
     unit_tokens: float
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,17 +113,19 @@ def describe_data(config: RunConfig, vocabulary: int) -> Data:
     if prepared is not None:
         stores = [store for item in prepared.values() for store in (item.train, item.dev)]
         kept = len(used_rows(stores, tokenizer.all_special_ids, vocabulary))
+        if any(task.format == "masked_lm" for task in tasks.values()):
+            kept = None  # the whole vocabulary is trained
         table = {
             name: _Lengths(len(item.train), int(item.train.tokens.sum()), *_moments(item.train.sequence_lengths))
             for name, item in prepared.items()
         }
         longest = max(int(item.train.tokens.max()) for item in prepared.values())
-        return _mix(config, tasks_of(prepared), table, longest, kept, "the prepared data")
+        return _mix(config, tasks_of(prepared), table, longest, kept, "the prepared data", vocabulary)
     longest = max(task.max_length * max(1, task.choices) for task in tasks.values())
     table = _committed(tasks)
     if table is not None:
-        return _mix(config, tasks, table, longest, None, "lengths measured on samples of the nine tasks")
-    loads = tuple(_load(task, 1 / len(tasks), GUESSED_MEAN) for task in tasks.values())
+        return _mix(config, tasks, table, longest, None, "lengths measured on samples of the nine tasks", vocabulary)
+    loads = tuple(_load(task, 1 / len(tasks), GUESSED_MEAN, vocabulary) for task in tasks.values())
     source = f"a guessed mean of {GUESSED_MEAN:.0f} tokens, as the data is not prepared"
     return Data(GUESSED_MEAN, GUESSED_EFFECTIVE, longest, None, None, loads, source)
 
@@ -195,8 +202,11 @@ def _committed(tasks: Mapping[str, Task]) -> dict[str, _Lengths] | None:
     return table
 
 
-def _mix(config, tasks, table: Mapping[str, _Lengths], longest: int, kept: int | None, source: str) -> Data:
-    rates = mixture_rates({name: round(row.units) for name, row in table.items()}, config.mixture)
+def _mix(
+    config, tasks, table: Mapping[str, _Lengths], longest: int, kept: int | None, source: str, vocabulary: int
+) -> Data:
+    sizes = {name: round(row.units) for name, row in table.items()}
+    rates = mixture_rates(sizes, config.mixture, variants=variants_of(tasks.values()))
     weight = {name: rates[name] * row.tokens / row.units for name, row in table.items()}
     total = sum(weight.values())
     share = {name: value / total for name, value in weight.items()}
@@ -206,24 +216,31 @@ def _mix(config, tasks, table: Mapping[str, _Lengths], longest: int, kept: int |
         longest=longest,
         tokens=sum(row.tokens for row in table.values()),
         kept=kept,
-        loads=tuple(_load(tasks[name], share[name], row.tokens / row.units) for name, row in table.items()),
+        loads=tuple(_load(tasks[name], share[name], row.tokens / row.units, vocabulary) for name, row in table.items()),
         source=source,
     )
 
 
-def _load(task: Task, share: float, unit_tokens: float) -> HeadLoad:
+def _load(task: Task, share: float, unit_tokens: float, vocabulary: int) -> HeadLoad:
+    if task.format == "masked_lm":
+        return HeadLoad(True, vocabulary, share, unit_tokens, tied=True)
     outputs = FORMATS[task.format].outputs(task) or UNKNOWN_TAGS  # 0: the training split defines the tags
     return HeadLoad(task.format in READS_TOKENS, outputs, share, unit_tokens)
 
 
 def _distinct_heads(config: RunConfig, loads: tuple[HeadLoad, ...]) -> list[HeadLoad]:
-    if config.model.heads == "task":
-        return list(loads)
-    heads = {task.family or name: load for (name, task), load in zip(load_tasks(config).items(), loads, strict=True)}
+    tasks, by_family = load_tasks(config), config.model.heads == "family"
+    heads = {
+        (by_family and task.family) or task.head or name: load
+        for (name, task), load in zip(tasks.items(), loads, strict=True)
+    }
     return list(heads.values())
 
 
 def _head_parameters(load: HeadLoad, hidden: int) -> int:
-    """As trainer.model.heads builds them: one projection, and before it a dense layer where a sequence is read."""
+    """As trainer.model.heads builds them: one projection, and before it a dense layer where a sequence is read; a tied
+    one has a dense layer, a LayerNorm and a bias."""
+    if load.tied:
+        return (hidden + 1) * hidden + 2 * hidden + load.outputs
     projection = (hidden + 1) * load.outputs
     return projection if load.every_token else (hidden + 1) * hidden + projection

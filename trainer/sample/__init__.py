@@ -29,6 +29,7 @@ from trainer.sample.targets import (
     write_xnli,
     write_xquad,
 )
+from trainer.sample.text import write_mlm
 
 WRITERS = {  # task -> writes its folder
     "anli_plus": write_anli_plus,
@@ -40,6 +41,7 @@ WRITERS = {  # task -> writes its folder
     "ccg": write_ccg,
     "cosmos_qa": write_cosmos_qa,
     "commonsense_qa": write_commonsense_qa,
+    "mlm": write_mlm,
     "xnli": write_xnli,
     "pawsx": write_pawsx,
     "udpos": write_udpos,
@@ -68,6 +70,7 @@ visible within a few hundred steps.
 - Nine English intermediate tasks: anli_plus, mnli, qqp, squad_v1, squad_v2, hellaswag, ccg, cosmos_qa, commonsense_qa.
   multinli_1.0 within anli_plus holds the sentences of mnli, as in the real ones. The derivations of ccg come from a
   small grammar of this project and not from CCGbank.
+- Plain text in eight languages, for masked language modelling: mlm.
 - Targets, the same examples in every language (en, de, es, fr, ru, sw, tr, zh, as far as the real task has them):
   xnli, pawsx, udpos, panx, xquad, mlqa, tydiqa, bucc2018, tatoeba, xcopa, lareqa.
 

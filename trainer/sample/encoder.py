@@ -23,7 +23,7 @@ def sample_encoder(folder: Path, sample_folder: Path) -> None:
 
     Args:
         folder: where `AutoModel` and `AutoTokenizer` will find it.
-        sample_folder: what `trainer.sample.write_sample` wrote; all its text trains the tokenizer.
+        sample_folder: what `trainer.sample.write_sample` wrote; its text trains the tokenizer.
     """
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaModel
@@ -86,8 +86,12 @@ def fast_tokenizer(model: bytes):
 
 
 def sample_text(sample_folder: Path) -> Iterator[str]:
-    """Every sentence of the sample's files, without their markup; some more than once."""
-    for path in sorted(p for p in Path(sample_folder).rglob("*") if p.is_file()):
+    """Every sentence of the tasks' files, without their markup; some more than once.
+
+    The plain text of `mlm` has no word that they lack, and is left out: the tokenizer, and the runs that were made with
+    it, stay what they were.
+    """
+    for path in sorted(p for p in Path(sample_folder).rglob("*") if p.is_file() and p.parent.name != "mlm"):
         text = path.read_text(encoding="utf-8")
         if path.suffix in (".json", ".jsonl"):
             for line in text.splitlines():

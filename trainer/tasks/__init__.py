@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable, Mapping
 
-from trainer.config import RunConfig
+from trainer.config import DataSection, RunConfig
 from trainer.errors import UserError
-from trainer.tasks import intermediate
+from trainer.tasks import intermediate, mlm, xtreme, xtreme_r
 from trainer.tasks.custom import nearest, task_from_yaml, tasks_from_file
+from trainer.tasks.languages import language_of
+from trainer.tasks.masked_lm import MaskedLM
 from trainer.tasks.multiple_choice import MultipleChoice
 from trainer.tasks.pair_classification import PairClassification
 from trainer.tasks.span_extraction import SpanExtraction
@@ -16,18 +19,19 @@ from trainer.tasks.spec import SPLITS, Format, Task
 from trainer.tasks.token_tagging import TokenTagging
 
 FORMATS: dict[str, Format] = {
-    kind.name: kind() for kind in (PairClassification, MultipleChoice, SpanExtraction, TokenTagging)
+    kind.name: kind() for kind in (PairClassification, MultipleChoice, SpanExtraction, TokenTagging, MaskedLM)
 }
 SHORTEST = 16  # a max_length below this leaves no room beside the special tokens
 
 
 def known_tasks(config: RunConfig | None = None) -> dict[str, Task]:
-    """Every task by name: the nine, then those of the recipe's `task_files` and `custom_tasks`.
+    """Every task by name: the nine, masked language modelling, the targets and what those train on, then those of the
+    recipe's `task_files` and `custom_tasks`.
 
     Raises:
         UserError: a task is wrong (see `check_task`), or two have one name.
     """
-    tasks = dict(intermediate.TASKS)
+    tasks = intermediate.TASKS | mlm.TASKS | xtreme_r.TRAINING_TASKS | xtreme.TARGETS
     if config is None:
         return tasks
     added = [task for path in config.task_files for task in tasks_from_file(path)]
@@ -41,24 +45,21 @@ def known_tasks(config: RunConfig | None = None) -> dict[str, Task]:
 
 
 def load_tasks(config: RunConfig) -> dict[str, Task]:
-    """The recipe's tasks in its order, with `data.max_length` applied.
+    """The recipe's tasks in its order, with `data.max_length` applied; "mnli-de" is `mnli` in German.
 
     Raises:
-        UserError: an unknown name (the nearest known one is named), a task that is wrong.
+        UserError: an unknown name (the nearest known one is named), a task that is wrong or has no training data.
     """
     known = known_tasks(config)
     tasks = {}
     for name in config.tasks:
-        if name not in known:
-            raise UserError(f"unknown task {name!r}", fix=nearest(name, known))
-        task = known[name]
-        if config.data.max_length is not None:
-            task = dataclasses.replace(task, max_length=config.data.max_length)
+        task = _limited(_find_task(name, known), config)
+        check_trainable(task, config.data)
         check_task(task)
         tasks[name] = task
     families: dict[str, Task] = {}
     for task in tasks.values():
-        first = families.setdefault(task.family or task.name, task)
+        first = families.setdefault(task.family or task.head or task.name, task)
         if first.labels != task.labels or first.format != task.format:
             raise UserError(
                 f"{first.name} and {task.name} are of the family {task.family}, but differ in format or labels",
@@ -66,6 +67,60 @@ def load_tasks(config: RunConfig) -> dict[str, Task]:
                 fix=f"give {task.name} another family",
             )
     return tasks
+
+
+def load_targets(config: RunConfig, names: Iterable[str] = ()) -> dict[str, Task]:
+    """Targets by name (default: all), the recipe's own among them, with `data.max_length` applied; each in English, for
+    `in_language`.
+
+    Raises:
+        UserError: a name that is no task, or that of a task without test languages.
+    """
+    known = known_tasks(config)
+    targets = [name for name, task in known.items() if task.languages]
+    tasks = {}
+    for name in names or targets:
+        if name in known and name not in targets:
+            raise UserError(f"{name} is no target: it has no test languages", fix=f"one of: {', '.join(targets)}")
+        if name not in known:
+            raise UserError(f"unknown target {name!r}", fix=nearest(name, targets))
+        tasks[name] = _limited(known[name], config)
+    return tasks
+
+
+def check_trainable(task: Task, data: DataSection) -> None:
+    """Refuse to train on a target that is only tested.
+
+    Raises:
+        UserError: names the task to train instead.
+    """
+    base = task.name.removesuffix(f"-{task.language}")
+    named = (data.files.get(name, {}) for name in (task.name, base))
+    if not task.languages or any("train" in splits for splits in (task.files, task.hub, *named)):
+        return
+    if task.head:
+        variant = task.head if task.language == "en" else f"{task.head}-{task.language}"
+        fix = f"{base} trains on {task.head}: tasks: [{variant}]"
+    else:
+        fix = f"it needs no training: xstilts evaluate MODEL --tasks {base}"
+    raise UserError(f"{task.name} has no training data", why="it is a test set only", fix=fix)
+
+
+def _find_task(name: str, known: Mapping[str, Task]) -> Task:
+    if name in known:
+        return known[name]
+    base, _, code = name.rpartition("-")
+    if base not in known:
+        raise UserError(f"unknown task {name!r}", fix=nearest(name, known))
+    task = known[base].in_language(code)
+    if task.name != name:
+        raise UserError(f"unknown task {name!r}", fix=f"did you mean {task.name!r}?")
+    return task
+
+
+def _limited(task: Task, config: RunConfig) -> Task:
+    length = config.data.max_length
+    return task if length is None else dataclasses.replace(task, max_length=length)
 
 
 def check_task(task: Task) -> None:
@@ -107,5 +162,7 @@ def check_task(task: Task) -> None:
     metrics = kind.metrics(task)
     if task.metric not in metrics:
         raise UserError(f"task {task.name} has no metric {task.metric!r}", fix=nearest(task.metric, metrics))
+    for code in (task.language, *task.languages):
+        language_of(code)
     if task.max_length < SHORTEST:
         raise UserError(f"task {task.name} has a max_length of {task.max_length} tokens", fix=f"at least {SHORTEST}")

@@ -12,9 +12,10 @@ from typing import Any
 from trainer.errors import UserError
 from trainer.tasks.spec import SPLITS, HubPart, Task
 
-TASK_FIELDS = tuple(f.name for f in fields(Task) if f.name not in ("name", "adapt"))
-TEXTS = ("labels", "drop_labels", "header")
-WORDS = ("format", "family", "metric")
+FUNCTIONS = ("adapt", "keep")  # which YAML cannot hold
+TASK_FIELDS = tuple(f.name for f in fields(Task) if f.name not in ("name", *FUNCTIONS))
+TEXTS = ("labels", "drop_labels", "header", "languages")
+WORDS = ("format", "family", "metric", "language", "head", "folder", "group")
 NUMBERS = ("choices", "max_length")
 
 
@@ -37,9 +38,9 @@ def task_from_yaml(name: str, entry: Mapping[str, Any]) -> Task:
     where = f"custom_tasks.{name}"
     made: dict[str, Any] = {}
     for key, value in entry.items():
-        if key == "adapt":
+        if key in FUNCTIONS:
             fix = "write the task in Python and name its file in task_files"
-            raise UserError(f"{where}.adapt is a function, which YAML cannot hold", fix=fix)
+            raise UserError(f"{where}.{key} is a function, which YAML cannot hold", fix=fix)
         _known(key, TASK_FIELDS, where, "field")
         place = f"{where}.{key}"
         if key in WORDS:
@@ -50,7 +51,7 @@ def task_from_yaml(name: str, entry: Mapping[str, Any]) -> Task:
             made[key] = _texts(value, place)
         elif key == "columns":
             made[key] = {str(k): _texts(v, f"{place}.{k}") for k, v in _mapping(value, place).items()}
-        elif key == "label_names":
+        elif key in ("label_names", "answer_rules"):
             made[key] = {_text(k, place): _text(v, place) for k, v in _mapping(value, place).items()}
         else:
             made[key] = {}

@@ -1,6 +1,7 @@
 """The nine English intermediate tasks of X-STILTs (arXiv 2005.13013, section 3), as data.
 
-Files lie in `data.folder`/<task name>/ under the names of the original distributions, GLUE's or the hub's.
+Files lie in `data.folder`/<task name>/ under the names of the original distributions, GLUE's or the hub's. Names with
+{language} hold a task's translation: `mnli-de` reads those of `mnli`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ from trainer.tasks.spec import HubPart, Task
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 NLI_COLUMNS = {
     "first": ("premise", "sentence1", "context"),
-    "second": ("hypothesis", "sentence2"),
+    "second": ("hypothesis", "sentence2", "hypo"),
     "label": ("gold_label", "label"),
     "id": ("uid", "pairID", "id"),
 }
+NLI_SPELLINGS = {"contradictory": "contradiction"}  # in XNLI's translations of MNLI
 NLI_DROPPED = ("-", "-1")  # no majority among the annotators
 
 MNLI_TRAIN = ("multinli_1.0_train.jsonl", "multinli_1.0/multinli_1.0_train.jsonl", "MNLI/train.tsv")
 MNLI_DEV = ("multinli_1.0_dev_matched.jsonl", "multinli_1.0/multinli_1.0_dev_matched.jsonl", "MNLI/dev_matched.tsv")
+XNLI_MT = ("multinli.train.{language}.tsv", "XNLI-MT-1.0/multinli/multinli.train.{language}.tsv")
+SQUAD_MT = "{language}_squad-translate-train"  # of MLQA, arXiv 1910.07475
+SQUAD_MT_TRAIN = ("squad.translate.train.en-{language}.json", f"{SQUAD_MT}-train-v1.1.json")  # the first of XTREME
 
 
 def _plain(split: str, *more: str) -> tuple[str, ...]:
-    return (*more, *(f"{split}.{suffix}" for suffix in ("jsonl", "json", "tsv", "csv", "txt")))
+    suffixes = ("jsonl", "json", "tsv", "csv", "txt")
+    return (*more, *(f"{name}.{suffix}" for name in (split, f"{split}-{{language}}") for suffix in suffixes))
 
 
 def _anli(split: str) -> tuple[tuple[str, ...], ...]:
@@ -96,11 +102,18 @@ MNLI = Task(
     family="nli",
     columns=NLI_COLUMNS,
     labels=NLI_LABELS,
+    label_names=NLI_SPELLINGS,
     drop_labels=NLI_DROPPED,
-    files={"train": (_plain("train", *MNLI_TRAIN),), "dev": (_plain("dev", *MNLI_DEV, "dev_matched.tsv"),)},
+    files={
+        "train": (_plain("train", *MNLI_TRAIN, *XNLI_MT),),
+        "dev": (_plain("dev", *MNLI_DEV, "dev_matched.tsv"),),
+    },
     hub={
-        "train": (HubPart("nyu-mll/glue", "train", "mnli"),),
-        "dev": (HubPart("nyu-mll/glue", "validation_matched", "mnli"),),
+        "train": (HubPart("nyu-mll/glue", "train", "mnli"), HubPart("facebook/xnli", "train", "{language}")),
+        "dev": (
+            HubPart("nyu-mll/glue", "validation_matched", "mnli"),
+            HubPart("facebook/xnli", "validation", "{language}"),
+        ),
     },
 )
 
@@ -133,7 +146,10 @@ SQUAD_V1 = Task(
     format="span_extraction",
     family="span",
     columns=SPAN_COLUMNS,
-    files={"train": (_plain("train", "train-v1.1.json"),), "dev": (_plain("dev", "dev-v1.1.json"),)},
+    files={
+        "train": (_plain("train", "train-v1.1.json", *SQUAD_MT_TRAIN),),
+        "dev": (_plain("dev", "dev-v1.1.json", f"{SQUAD_MT}-dev-v1.1.json"),),
+    },
     hub={"train": (HubPart("rajpurkar/squad", "train"),), "dev": (HubPart("rajpurkar/squad", "validation"),)},
     max_length=384,
     metric="f1",

@@ -37,7 +37,7 @@ class SpanExtraction:
 
     def metrics(self, task: Task) -> tuple[str, ...]:
         """Keys of `score` that may stand for the task."""
-        return ("f1", "exact_match", *(("best_f1", "best_exact_match") if task.labels else ()))
+        return ("f1", "exact_match", "mean", *(("best_f1", "best_exact_match") if task.labels else ()))
 
     def example(self, row: Mapping[str, Any], task: Task) -> dict | None:
         """{"id", "question", "context", "answers": texts, "starts": character offsets}; no answers: unanswerable.
@@ -169,8 +169,13 @@ class SpanExtraction:
         return predictions
 
     def score(self, predictions: list, references: list[dict], task: Task) -> dict[str, float]:
-        """SQuAD's exact match and F1 in per cent; see `trainer.evaluation.squad`."""
-        return squad_scores(predictions, references, no_answer=bool(task.labels))
+        """SQuAD's exact match and F1 in per cent, by the answer rules of the task's language; see
+        `trainer.evaluation.squad`. For tasks of that metric also the `mean` of the two, as XTREME has it."""
+        rules = task.answer_rules.get(task.language, "en")
+        scores = squad_scores(predictions, references, no_answer=bool(task.labels), language=rules)
+        if task.metric == "mean":
+            scores["mean"] = (scores["exact_match"] + scores["f1"]) / 2
+        return scores
 
 
 def _offsets(text: str, offsets: list[tuple[int, int]]) -> np.ndarray:

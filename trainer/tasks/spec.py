@@ -8,12 +8,15 @@ about models: everything is plain Python and numpy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-SPLITS = ("train", "dev")
+from trainer.tasks.languages import fill_in, has_placeholder, language_of
+
+SPLITS = ("train", "dev", "test")
+TRAINING_SPLITS = ("train", "dev")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Task:
         format: a key of `trainer.tasks.FORMATS`.
         columns: role -> the names that column has in the wild, first match wins, e.g.
             {"first": ("premise", "sentence1")}. The roles are those of the format.
-        labels: label names in the order of the head's outputs. Empty for token tagging, where the training
+        labels: label names in the order of the head's outputs. Empty for token tagging whose training
             split defines the set, for multiple choice and for spans.
         label_names: other spellings -> label name, e.g. {"e": "entailment"}.
         drop_labels: raw values that mean "no gold label"; such rows are dropped and counted.
@@ -48,6 +51,16 @@ class Task:
         choices: number of options of a multiple-choice example.
         max_length: tokens a sequence may have, special tokens included.
         metric: the score that stands for the task in one-number tables; a key of what the format's `score` returns.
+        language: of its texts, an ISO 639-1 code.
+        languages: of the test split; empty for a task that is no target.
+        keep: (raw row, language) -> whether the row is of that language, for files that hold several.
+        head: the task whose head it uses; "": its own.
+        folder: below `data.folder`; "": its name.
+        group: of a target, as XTREME groups them: sentence_pair, structured, qa or retrieval.
+        answer_rules: language -> rules of `trainer.evaluation.squad.normalize`; "en" for the others.
+
+    Paths of `files` and configurations of `hub` may hold {language} (de), {iso3} (deu), {name} (german) and {Name}
+    (German), which stand for the task's language.
     """
 
     name: str
@@ -64,6 +77,61 @@ class Task:
     choices: int = 0
     max_length: int = 256
     metric: str = "accuracy"
+    language: str = "en"
+    languages: tuple[str, ...] = ()
+    keep: Callable[[dict, str], bool] | None = None
+    head: str = ""
+    folder: str = ""
+    group: str = ""
+    answer_rules: Mapping[str, str] = field(default_factory=dict)
+
+    def in_language(self, code: str) -> Task:
+        """The task in another language: "xnli-de", with the head and the folder of "xnli"; itself in its own.
+
+        Paths and hub configurations without a placeholder are English: they are left out, unless the task has `keep`.
+        A split of which that leaves a part without any path is left out too.
+
+        Raises:
+            UserError: no such language code.
+            ValueError: the task is in a language other than English already.
+        """
+        language_of(code)
+        if code == self.language:
+            return self
+        if self.language != "en":
+            raise ValueError(f"{self.name} is in {self.language} already")
+        files = {
+            split: tuple(tuple(fill_in(p, code) for p in part if self.keep or has_placeholder(p)) for part in parts)
+            for split, parts in self.files.items()
+        }
+        hub = {split: self.hub_parts(split, code) for split in self.hub}
+        return replace(
+            self,
+            name=f"{self.name}-{code}",
+            language=code,
+            files={split: parts for split, parts in files.items() if all(parts)},
+            hub={split: parts for split, parts in hub.items() if parts},
+            head=self.head or self.name,
+            folder=self.folder or self.name,
+        )
+
+    def hub_parts(self, split: str, code: str = "") -> tuple[HubPart, ...]:
+        """The data sets of a split in a language (default: the task's), placeholders filled in.
+
+        Where some configurations hold a placeholder and others do not, the latter are English and the former the other
+        languages'.
+        """
+        code = code or self.language
+        parts = self.hub.get(split, ())
+        marked = tuple(part for part in parts if has_placeholder(part.config or ""))
+        plain = tuple(part for part in parts if part not in marked)
+        chosen = plain or marked if code == "en" else marked or (plain if self.keep or code == self.language else ())
+        return tuple(replace(part, config=part.config and fill_in(part.config, code)) for part in chosen)
+
+
+def hub_splits(dataset: str, config: str | None = None, revision: str = "main", **splits: str):
+    """`Task.hub` of a task all of one data set; `splits`: the task's name of a split -> the data set's."""
+    return {split: (HubPart(dataset, name, config, revision),) for split, name in splits.items()}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A tag for every word: CCG supertagging, part of speech."""
+"""A tag for every word: CCG supertagging, parts of speech, named entities."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.evaluation.entities import entity_f1
 from trainer.tasks.framing import Frame, bare_pieces
 from trainer.tasks.spec import PlacedUnit, Task, Unit
 
@@ -28,7 +29,7 @@ class TokenTagging:
 
     def metrics(self, task: Task) -> tuple[str, ...]:
         """Keys of `score` that may stand for the task."""
-        return ("accuracy",)
+        return ("accuracy", "f1", "precision", "recall")
 
     def example(self, row: Mapping[str, Any], task: Task) -> dict | None:
         """{"id", "words", "tags"}; never None.
@@ -121,10 +122,18 @@ class TokenTagging:
         return predictions
 
     def score(self, predictions: list, references: list[dict], task: Task) -> dict[str, float]:
-        """Share of all words whose tag is right, in per cent; a word without a prediction is wrong."""
-        pairs = zip(predictions, references, strict=True)
-        right = sum(p == g for tags, reference in pairs for p, g in zip(tags, reference["tags"], strict=False))
-        return {"accuracy": 100 * right / max(1, sum(len(reference["tags"]) for reference in references))}
+        """Share of all words whose tag is right, in per cent; a word without a prediction is wrong.
+
+        For tasks whose metric is another one, also `f1`, `precision` and `recall` of entities
+        (`trainer.evaluation.entities`), for which a word without a prediction is outside of any.
+        """
+        gold = [reference["tags"] for reference in references]
+        right = sum(p == g for pair in zip(predictions, gold, strict=True) for p, g in zip(*pair, strict=False))
+        scores = {"accuracy": 100 * right / max(1, sum(map(len, gold)))}
+        if task.metric != "accuracy":
+            padded = [[*tags, *["O"] * (len(g) - len(tags))] for tags, g in zip(predictions, gold, strict=True)]
+            scores |= entity_f1(padded, gold)
+        return scores
 
 
 def _items(value: Any) -> list[str]:

@@ -65,6 +65,71 @@ def score_table(
     return table
 
 
+def target_table(summary: Mapping[str, Any], title: str | None = None) -> Table:
+    """A row per target: its average over languages, what that is over, and each language's score.
+
+    Args:
+        summary: what `trainer.evaluation.results.summarise` gives; scores are per cent.
+    """
+    table = new_table(title)
+    table.add_column("task\n  metric", no_wrap=True)
+    table.add_column("average", justify="right", no_wrap=True, style="bold")
+    table.add_column("languages", justify="right", no_wrap=True)
+    table.add_column("by language", overflow="fold")
+    for name, task in summary["tasks"].items():
+        lines = [Text(" ".join(f"{code}={found[task['metric']]:.2f}" for code, found in task["languages"].items()))]
+        others = [f"{metric}={value:.2f}" for metric, value in task["averages"].items() if metric != task["metric"]]
+        if others:
+            lines.append(Text(f"averages: {' '.join(others)}"))
+        reasons: dict[str, list[str]] = {}
+        for code, why in task["skipped"].items():  # in short, and once for all languages; scores.json has the details
+            reasons.setdefault(why.split(": ")[0].replace(f"{name}-{code}", name), []).append(code)
+        lines += [Text(f"skipped {', '.join(codes)}: {why}", "yellow") for why, codes in reasons.items()]
+        lines += [Text(note, "dim") for note in task["notes"]]
+        table.add_row(
+            Text(f"{_name(name)}\n  {task['metric']}"),
+            _average(task["average"]),
+            Text(f"{task['averaged_over']}"),
+            Text("\n").join(line for line in lines if line.plain),
+        )
+    return table
+
+
+def group_table(summary: Mapping[str, Any]) -> Table:
+    """A row per group of targets, then the averages over all of them; columns and arguments as of `target_table`."""
+    table = new_table()
+    table.add_column("group", no_wrap=True)
+    table.add_column("average", justify="right", no_wrap=True, style="bold")
+    table.add_column("mean over", overflow="fold")
+    for group, average in summary["groups"].items():
+        table.add_row(Text(_name(group)), _average(average), Text(", ".join(summary["group_tasks"][group])))
+    counted = sum(task["average"] is not None for task in summary["tasks"].values())
+    retrieval = len(summary["group_tasks"].get("retrieval", ()))
+    for name, count in (("non_retrieval", counted - retrieval), ("total", counted)):
+        tasks = f"{count} {'task' if count == 1 else 'tasks'}"
+        table.add_row(Text(name.replace("_", "-"), "bold"), _average(summary[name]), Text(tasks))
+    return table
+
+
+def layer_table(sweep: Mapping[str, Any], title: str | None = None) -> Table:
+    """A row per layer with each task's average over languages, in per cent; the best of a task is bold.
+
+    Args:
+        sweep: what `trainer.evaluation.layer_sweep.sweep_layers` gives.
+    """
+    table = new_table(title)
+    table.add_column("layer\n(* XTREME's)", justify="right", no_wrap=True)
+    for name, task in sweep["tasks"].items():
+        table.add_column(f"{_name(name)}\n{task['metric']}", justify="right", no_wrap=True)
+    for place, layer in enumerate(sweep["layers"]):
+        cells = [
+            Text(f"{task['average'][place]:.2f}", "bold" if layer == task["best_layer"] else "")
+            for task in sweep["tasks"].values()
+        ]
+        table.add_row(Text(f"{layer}{'*' if layer == sweep['default_layer'] else ''}"), *cells)
+    return table
+
+
 def prepare_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """What `xstilts prepare` made: two lines per task and split, as the header's two lines say.
 
@@ -117,6 +182,10 @@ def _name(name: str) -> str:
 
 def _score(value: float) -> Text:
     return Text(f"{value:.2f}", style="" if value == value else "bold red")
+
+
+def _average(value: float | None) -> Text:
+    return Text("-", "dim") if value is None else _score(value)
 
 
 def _notable(n: int) -> tuple[str, str]:

@@ -1,0 +1,77 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from tests.model.encoders import tiny_encoder
+from trainer.config import DataSection, RunConfig
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.evaluation import retrieval
+from trainer.evaluation.layer_sweep import sweep_layers, write_sweep
+from trainer.model.attention import SDPA
+from trainer.tasks.xtreme import TARGETS
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Two languages whose vectors turn by layer; an encoder of two layers has three hidden states."""
+    folder = tmp_path / "data" / "tatoeba"
+    folder.mkdir(parents=True)
+    for iso3, lines in (("deu", "1 0\n0 1\n"), ("fra", "0 1\n0 1\n"), ("rus", "")):
+        (folder / f"tatoeba.{iso3}-eng.eng").write_text("1 0\n0 1\n" if lines else "")
+        (folder / f"tatoeba.{iso3}-eng.{iso3}").write_text(lines)
+    calls = []
+
+    def vectors(encoder, tokenizer, sentences, layers, **_):
+        calls.append(list(layers))
+        numbers = torch.tensor([[float(n) for n in sentence.split()] for sentence in sentences])
+        noise = torch.tensor([[0.0, 3.0]])  # from layer 1 on all are nearly alike, in layer 2 nothing is left
+        return torch.stack([numbers * (layer < 2) + noise * min(layer, 1) for layer in layers])
+
+    monkeypatch.setattr(retrieval, "sentence_vectors", vectors)
+    return RunConfig(data=DataSection(source="files", folder=str(tmp_path / "data"))), calls
+
+
+def test_all_layers_come_from_one_pass(config, tmp_path):
+    config, calls = config
+    tasks = {"tatoeba": TARGETS["tatoeba"]}
+    sweep = sweep_layers(tiny_encoder("bert", SDPA), None, config, ALONE, tasks, ["de", "fr", "ru"])
+    assert calls == [[0, 1, 2]]
+    found = sweep["tasks"]["tatoeba"]
+    assert sweep["layers"] == [0, 1, 2] and sweep["default_layer"] == 1 and sweep["pooling"] == "mean"
+    assert found["languages"] == {"de": [100.0, 100.0, 50.0], "fr": [50.0, 50.0, 50.0]}
+    assert found["average"] == [75.0, 75.0, 50.0] and found["best_layer"] == 0 and found["metric"] == "accuracy"
+    assert set(found["skipped"]) == {"ru"} and not any("hidden_states" in note for note in found["notes"])
+
+    path, picture = write_sweep(tmp_path / "out", sweep)
+    assert json.loads(path.read_text()) == sweep
+    assert picture.read_bytes().startswith(b"\x89PNG") and {path.name, picture.name} == {
+        "layer_sweep.json", "layer_sweep.png",
+    }  # fmt: skip
+
+
+def test_three_tasks_have_a_panel_each(tmp_path):
+    task = {"metric": "f1", "average": [1.0, 2.0], "best_layer": 1, "languages": {"de": [1.0, 2.0]}}
+    sweep = {"pooling": "cls", "layers": [0, 1], "default_layer": 1, "tasks": dict.fromkeys("abc", task)}
+    assert write_sweep(tmp_path, sweep)[1].stat().st_size > 10_000
+
+
+def test_nothing_to_plot(config, tmp_path):
+    config, _ = config
+    tasks = {"tatoeba": TARGETS["tatoeba"]}
+    sweep = sweep_layers(tiny_encoder("bert", SDPA), None, config, ALONE, tasks, ["ru"])
+    assert sweep["tasks"] == {}
+    with pytest.raises(UserError, match="no score to plot"):
+        write_sweep(tmp_path, sweep)
+
+
+def test_without_matplotlib_it_says_so_before_any_work(config, monkeypatch):
+    config, calls = config
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match="needs matplotlib") as error:
+        sweep_layers(tiny_encoder("bert", SDPA), None, config, ALONE, {"tatoeba": TARGETS["tatoeba"]})
+    assert "xstilts[bench]" in error.value.fix and not calls

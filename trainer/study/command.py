@@ -1,0 +1,175 @@
+"""`xstilts study`: the plan, the cells, the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.errors import UserError
+from trainer.study import plot, record, tables
+from trainer.study.cost import Cost, estimate, total
+from trainer.study.launch import Launcher, open_launcher
+from trainer.study.plan import Cell, make_cells, target_tasks
+from trainer.study.results import Grid, collect, differences_grid, remarks, scores_grid
+from trainer.study.run import GOOD, CellsFailed, check_starts, failures, is_done, refuse_changed, run_cells
+from trainer.study.slurm import slurm_script
+from trainer.study.spec import Study, dump_study, load_study
+from trainer.tasks.custom import nearest
+from trainer.ui.human import count, duration
+from trainer.ui.tables import new_table
+
+NEXT = "mend what the logs say, then the same command again: cells that are done are skipped"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line: at most one of the first four.
+
+    Attributes:
+        dry_run: show the plan and stop.
+        slurm: give a script instead of running.
+        only_tables: write the tables of what is done, run nothing.
+        cell: run this one.
+        redo: run cells anew that were run with other settings.
+        launcher: of the runs; None: see `open_launcher`.
+    """
+
+    dry_run: bool = False
+    slurm: bool = False
+    only_tables: bool = False
+    cell: str | None = None
+    redo: bool = False
+    launcher: str | None = None
+
+
+def run_study(
+    path: Path, overrides: Sequence[str], options: Options, console: Console, print_plain: Callable[[str], None]
+) -> None:
+    """The whole command.
+
+    Args:
+        overrides: `key=value` of study keys.
+        print_plain: takes the Slurm script, for standard output.
+
+    Raises:
+        UserError: the study, its recipes or what is there of it are wrong, before anything is run.
+        CellsFailed: some cells failed, after all others were run and the tables written.
+    """
+    study = load_study(path, overrides)
+    cells = make_cells(study)
+    if options.slurm:
+        if not options.redo:
+            refuse_changed(cells, False, console.print)
+        print_plain(slurm_script(study, [c for c in cells if not is_done(c)], _words(path, overrides, options)))
+        return
+    if options.cell is None:
+        plot.require_matplotlib()
+    if options.only_tables:
+        refuse_changed(cells, False, console.print)
+        _end_with_tables(study, cells, console)
+        return
+    launcher = open_launcher(options.launcher)
+    if options.dry_run:
+        _show(console, *_plan(cells, launcher))
+        return
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    wanted = [cell for cell in cells if options.cell in (None, cell.name)]
+    if not wanted:
+        raise UserError(f"the study has no cell {options.cell!r}", fix=nearest(options.cell, [c.name for c in cells]))
+    refuse_changed(wanted, options.redo, say)
+    check_starts(wanted, cells)
+    if options.cell is None:
+        _prepare_folder(study)
+    outcomes = {}
+    if not all(map(is_done, wanted)):
+        if options.cell is None:
+            _show(console, *_plan(cells, launcher))
+        outcomes = run_cells(wanted, launcher, say)
+    if options.cell is None:
+        _end_with_tables(study, cells, console)
+    if problems := failures(outcomes):
+        for line in problems:
+            say(line)
+        good = sum(outcome.state in GOOD for outcome in outcomes.values())
+        raise CellsFailed(f"{len(problems)} cells are not done, {good} are", fix=NEXT)
+    if options.cell is not None and not outcomes:
+        say(f"{options.cell} is done already")
+
+
+def _plan(cells: Sequence[Cell], launcher: Launcher) -> list:
+    """What is printed before a study runs."""
+    states = {cell.name: record.state_of(cell) for cell in cells}
+    costs = estimate([cell for cell in cells if states[cell.name] != "done"], launcher.processes)
+    shown: list = [plan_table(cells, states, costs)]
+    seconds, unknown = total(costs)
+    done = sum(state == "done" for state in states.values())
+    rest = f" and {unknown} runs of unknown length" if unknown else ""
+    about = f"; training about {duration(seconds)}{rest}, evaluation not counted" if costs else ""
+    shown.append(Text(f"{len(cells)} cells: {done} done, {len(cells) - done} to do{about}"))
+    for why in dict.fromkeys(cost.why for cost in costs.values() if cost.why):
+        shown.append(Text(f"unknown: {why}"))
+    for cell in cells:
+        if states[cell.name] == "changed":
+            shown.append(Text(f"{cell.name} changed: {'; '.join(record.changes(cell)[:3])}"))
+    return shown
+
+
+def plan_table(cells: Sequence[Cell], states: Mapping[str, str], costs: Mapping[str, Cost]) -> Table:
+    """A row for each cell: what it is, whether it is done, and what its training will take."""
+    table = new_table()
+    table.add_column("cell", overflow="fold")
+    for name in ("state", "evaluates"):
+        table.add_column(name, overflow="fold")
+    for name in ("steps", "tokens", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in cells:
+        cost = costs.get(cell.name)
+        known = [] if cost is None else [(cost.steps, "{:,}".format), (cost.tokens, count), (cost.seconds, duration)]
+        cells_of_row = [Text("unknown" if value is None else shown(value)) for value, shown in known] or [Text("-")] * 3
+        evaluates = ", ".join(cell.tasks) if cell.target else "(intermediate run)"
+        state = states[cell.name]
+        style = {"done": "dim", "changed": "red"}.get(state, "")
+        table.add_row(Text(cell.name), Text(state), Text(evaluates), *cells_of_row, style=style)
+    return table
+
+
+def _prepare_folder(study: Study) -> None:
+    try:
+        dump_study(study, Path(study.folder) / "study.yaml")
+    except OSError as error:
+        raise UserError(
+            f"study folder {study.folder} cannot be written", why=str(error), fix="folder=FOLDER elsewhere"
+        ) from None
+
+
+def _end_with_tables(study: Study, cells: Sequence[Cell], console: Console) -> None:
+    results = collect(study, target_tasks(study), cells, [cell.name for cell in cells if is_done(cell)])
+    folder = Path(study.folder) / "tables"
+    differences = differences_grid(results)
+    picture = plot.heat_map(differences, folder / "differences.png") if differences else None
+    written = tables.write_tables(folder, results, picture)
+    shown: list[Grid] = [scores_grid(results), *([differences] if differences else [])]
+    for grid in shown:
+        for table in tables.terminal_tables(grid):
+            _show(console, table, "")
+    for line in [*remarks(results), f"{len(written) + bool(picture)} files of tables are in {folder}"]:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _show(console: Console, *what) -> None:
+    for one in what:
+        console.print(one)
+
+
+def _words(path: Path, overrides: Sequence[str], options: Options) -> list[str]:
+    launcher = ["--launcher", options.launcher] if options.launcher else []
+    redo = ["--redo"] if options.redo else []
+    return ["xstilts", "study", str(path), *overrides, *launcher, *redo]

@@ -1,0 +1,174 @@
+"""Running cells one after another: a finished one is skipped, a failed one holds up only what needs it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.errors import UserError
+from trainer.study import record
+from trainer.study.launch import Launcher, last_lines
+from trainer.study.plan import Cell, Step
+from trainer.study.results import read_scores
+from trainer.ui.human import duration
+
+GOOD = ("done", "done before")
+Say = Callable[[str], None]
+
+
+class CellsFailed(UserError):
+    """Some cells of a study did not end well, through no fault of the command."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended (`done`, `done before`, `failed`, `blocked`), why, its log, and the log's last lines."""
+
+    cell: Cell
+    state: str
+    reason: str = ""
+    log: Path | None = None
+    lines: tuple[str, ...] = ()
+
+
+def refuse_changed(cells: Sequence[Cell], redo: bool, say: Say) -> None:
+    """Cells done or begun with other settings: an error, or with `redo` set aside to be run anew.
+
+    Raises:
+        UserError: naming the first such cell and its changed keys.
+    """
+    changed = {cell.name: (cell, found) for cell in cells if (found := record.changes(cell))}
+    if not changed:
+        return
+    if redo:
+        for cell, _ in changed.values():
+            say(f"{cell.name} is run anew; what there was of it is now in {record.set_aside(cell)}")
+        return
+    name, (cell, found) = next(iter(changed.items()))
+    others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+    raise UserError(
+        f"{name}{others} was run with other settings: {found[0].split(':')[0]} changed",
+        why=f"{cell.folder}: {'; '.join(found[:3])}",
+        fix="undo the change, choose another folder=..., or --redo to run these cells anew",
+    )
+
+
+def check_starts(wanted: Sequence[Cell], cells: Sequence[Cell]) -> None:
+    """Before any time is spent: the exports that cells start from are there, or their runs are among those wanted.
+
+    Raises:
+        UserError: an export is missing.
+    """
+    by_name, running = {cell.name: cell for cell in cells}, {cell.name for cell in wanted if not is_done(cell)}
+    for cell in wanted:
+        if is_done(cell) or cell.needs is None or cell.needs in running:
+            continue
+        before = by_name[cell.needs]
+        if not is_done(before):
+            fix = f"run it first: --cell {before.name}"
+            raise UserError(f"{cell.name} starts from the export of {before.name}, which is not done", fix=fix)
+        if not before.steps[0].product.is_file():
+            raise UserError(
+                f"{cell.name} starts from {before.export}, and there is no export",
+                why=f"{before.folder / record.DONE} says that it was done",
+                fix=f"delete {before.folder}, and it is run anew",
+            )
+
+
+def is_done(cell: Cell) -> bool:
+    return record.state_of(cell) == "done"
+
+
+def run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say) -> dict[str, Outcome]:
+    """Run what is not done yet, in order; the outcome of every cell by name.
+
+    Args:
+        say: told what happens, a line at a time.
+    """
+    outcomes: dict[str, Outcome] = {}
+    todo = [cell.name for cell in cells if not is_done(cell)]
+    for cell in cells:
+        if cell.name not in todo:
+            outcomes[cell.name] = Outcome(cell, "done before")
+            continue
+        before = outcomes.get(cell.needs or "")
+        if before and before.state not in GOOD:
+            outcomes[cell.name] = Outcome(cell, "blocked", f"needs {before.cell.name}", before.log)
+            continue
+        say(f"[{todo.index(cell.name) + 1}/{len(todo)}] {cell.name}")
+        try:
+            outcomes[cell.name] = run_cell(cell, launcher, say)
+        except (UserError, OSError) as error:
+            outcomes[cell.name] = Outcome(cell, "failed", " ".join(str(error).split()))
+        outcome = outcomes[cell.name]
+        if outcome.state == "failed":
+            say(f"  failed: {outcome.reason}")
+            for line in outcome.lines:
+                say(f"  | {line}")
+    return outcomes
+
+
+def run_cell(cell: Cell, launcher: Launcher, say: Say) -> Outcome:
+    """Run the steps of one cell that are not done yet, and note that it is done.
+
+    Raises:
+        UserError: its folder cannot be used, or it was begun with other settings meanwhile.
+    """
+    with record.locked(cell, say) as lock:
+        if is_done(cell):  # by the process that was waited for
+            return Outcome(cell, "done before")
+        refuse_changed([cell], False, say)
+        record.mark(cell)
+        for step in cell.steps:
+            if step.name in record.steps_done(cell) and step.product.is_file():
+                continue
+            log = cell.folder / f"{step.name}.log"
+            before = log.stat().st_size if log.exists() else 0
+            say(f"  {step.name}, into {log}")
+            began = time.monotonic()
+            code = launcher.run(step.arguments, log, lock)
+            if problem := _problem(cell, step, code):
+                return Outcome(cell, "failed", f"{step.name} {problem}", log, tuple(last_lines(log, before)))
+            record.mark(cell, step, time.monotonic() - began)
+        seconds = sum(record.steps_done(cell).values())
+        record.finish(cell)
+    say(f"  done, {duration(seconds)}{_headline(cell)}")
+    return Outcome(cell, "done")
+
+
+def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """A line for each cell that is not done: what happened to it, and its log."""
+    lines = []
+    for outcome in outcomes.values():
+        if outcome.state not in GOOD:
+            log = f"; log: {outcome.log}" if outcome.log else ""
+            lines.append(f"{outcome.cell.name} {outcome.state}: {outcome.reason}{log}")
+    return lines
+
+
+def _problem(cell: Cell, step: Step, code: int) -> str:
+    """Why a step that ended with an exit code is not done; "" if it is."""
+    if code < 0:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    if code > 0:
+        return f"ended with exit code {code}"
+    if not step.product.is_file():
+        return f"ended well, but left no {step.product}"
+    if step.name == "evaluate":
+        try:
+            read_scores(cell)
+        except UserError as error:
+            return f"ended well, but {error.what}"
+    return ""
+
+
+def _headline(cell: Cell) -> str:
+    if cell.target is None:
+        return ""
+    averages = {name: scores.average for name, scores in read_scores(cell).items()}
+    return "".join(f", {name} {'not scored' if value is None else f'{value:.1f}'}" for name, value in averages.items())

@@ -1,0 +1,78 @@
+"""A study as Slurm arrays: the intermediate runs first, then the cells that need each of them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import UserError
+from trainer.study.plan import Cell
+from trainer.study.spec import Study
+
+FUNCTIONS = r"""
+mkdir -p "$logs"
+options=("$@")
+jobs=()
+
+submit() {  # JOB DEPENDENCY COMMAND...: an array with one task for each command; its id is then in $id
+  local job="$1" dependency="$2" script
+  shift 2
+  script="$(printf '#!/usr/bin/env bash\ncommands=(\n'; printf '  %q\n' "$@"; printf ')\n')"
+  script+=$'\neval "${commands[SLURM_ARRAY_TASK_ID]}"'
+  id="$(sbatch --parsable --job-name="$study-$job" --array="0-$(($# - 1))" --output="$logs/%x-%A_%a.log" \
+    ${dependency:+"--dependency=afterok:$dependency"} ${options[@]+"${options[@]}"} <<< "$script")"
+  id="${id%%;*}"  # a cluster's name may follow
+  jobs+=("$id")
+}
+"""
+TABLES = r"""
+sbatch --job-name="$study-tables" --dependency="afterany:$(IFS=:; echo "${jobs[*]}")" --output="$logs/%x-%j.log" \
+  ${options[@]+"${options[@]}"} --wrap "$tables"
+"""
+
+
+def slurm_script(study: Study, cells: Sequence[Cell], command: Sequence[str]) -> str:
+    """A bash script that submits one array task for each cell, and at the end a job that writes the tables.
+
+    A cell waits (`afterok`) for the one intermediate run it starts from, so that a failed run holds up no other.
+
+    Args:
+        cells: those still to do.
+        command: the words of `xstilts study STUDY ...`, to which `--cell NAME` is added.
+
+    Raises:
+        UserError: nothing is left to do.
+    """
+    if not cells:
+        raise UserError(f"every cell of {study.name} is done", fix="run it without --slurm to write the tables")
+    runs = [cell for cell in cells if cell.target is None]
+    names = [cell.name for cell in runs]
+    free = [cell for cell in cells if cell.target is not None and cell.needs not in names]
+    lines = [
+        "#!/usr/bin/env bash",
+        f"# Submits {study.name}: {len(runs)} intermediate runs and {len(cells) - len(runs)} cells.",
+        "# Its arguments go to every sbatch, e.g.  bash SCRIPT --gres=gpu:1 --time=4:00:00",
+        "set -euo pipefail",
+        f"cd {shlex.quote(os.getcwd())}",
+        f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
+        f"study={shlex.quote(study.name)} logs={shlex.quote(str(Path(study.folder) / 'slurm'))}",
+        f"tables={shlex.quote(shlex.join([*command, '--tables']))}",
+        FUNCTIONS,
+    ]
+    if runs:
+        lines += [*_submit("two", "", runs, command), 'two="$id"']
+    for number, name in enumerate(names):
+        waiting = [cell for cell in cells if cell.needs == name]
+        if waiting:
+            lines += _submit("three", f"${{two}}_{number}", waiting, command)
+    if free:
+        lines += _submit("three", "", free, command)
+    return "\n".join([*lines, TABLES]).replace("\n\n\n", "\n\n")
+
+
+def _submit(job: str, dependency: str, cells: Sequence[Cell], command: Sequence[str]) -> list[str]:
+    rows = [f"  {shlex.quote(shlex.join([*command, '--cell', cell.name]))}" for cell in cells]
+    return [" \\\n".join([f'submit {job} "{dependency}"', *rows])]
