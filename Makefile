@@ -1,6 +1,6 @@
 # make demo    train nine small tasks through the deepspeed launcher, on the GPUs there are or on the CPU
 # make study-demo    baseline, two single tasks and multi-task on four targets, with tables and a heat map
-# make test    the fast tests; make test-slow: the longer ones; make lint; make clean
+# make test    the fast tests; make test-slow: the longer ones; make test-long: the longest; make lint; make clean
 # PYTHON chooses the interpreter (3.10 or newer) that .venv is made with.
 
 PYTHON ?= python3
@@ -26,7 +26,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study-demo test test-slow lint clean
+.PHONY: help setup demo study-demo test test-slow test-long lint clean
 
 help:
 	@sed -n 's/^# \(make\|PYTHON\)/\1/p' Makefile
@@ -63,6 +63,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow
+
+test-long: $(READY)
+	$(VENV)/bin/python -m pytest -m long
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -23,6 +23,7 @@ from trainer import engine, host
 from trainer.config import RunConfig
 from trainer.evaluation.retrieval import pack_tokens_for
 from trainer.evaluation.vectors import MAX_LENGTH, open_encoder, sentence_vectors
+from trainer.model.encoder import quiet_transformers
 
 Encode = Callable[[Sequence[str]], tuple[torch.Tensor, int]]  # vectors (n, H), and tokens with padding if there is any
 
@@ -45,8 +46,10 @@ class Plain:
 
     def __init__(self, model: str, layer: int):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.encoder = AutoModel.from_pretrained(model, dtype=torch.float32).to(self.device).eval()
+        with quiet_transformers():
+            self.tokenizer = AutoTokenizer.from_pretrained(model)
+            self.encoder = AutoModel.from_pretrained(model, dtype=torch.float32, add_pooling_layer=False)
+        self.encoder.to(self.device).eval()
         self.layer, self.last = layer, layer == self.encoder.config.num_hidden_layers
 
     @torch.no_grad()

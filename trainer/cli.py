@@ -208,7 +208,7 @@ def _evaluate_on_targets(arguments) -> None:
     else:
         written = (write_results(out, results, run.about(arguments.layer, arguments.pooling)),)
         summary = summarise(results)
-        _console().print(target_table(summary, title), group_table(summary))
+        _console().print(target_table(summary, title), "", group_table(summary))
     _say("written: " + ", ".join(map(str, written)))
 
 
@@ -219,7 +219,7 @@ def score(arguments) -> None:
 
     results, others = score_folders(arguments.predictions, arguments.labels)
     summary = summarise(results)
-    _console().print(target_table(summary, f"scores of {arguments.predictions}"), group_table(summary))
+    _console().print(target_table(summary, f"scores of {arguments.predictions}"), "", group_table(summary))
     if others:
         _say(f"not scored, for want of predictions: {', '.join(others)}")
     if arguments.out:

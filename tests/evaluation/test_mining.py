@@ -78,7 +78,7 @@ def test_planted_pairs_are_found():
     assert {tuple(pair) for pair in pairs[margins >= threshold].tolist()} == gold
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mining_two_hundred_thousand_sentences_stays_within_four_gigabytes():
     """About 31 TFLOP: minutes on a few cores."""
     command = [sys.executable, "-m", "tests.evaluation.mining_worker", "200000", "200000", "384", "20000"]

@@ -136,7 +136,7 @@ def test_costs_are_those_of_the_planner(tmp_path):
     assert "not prepared" in unknown.why
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_study_killed_and_continued(tmp_path):
     """The sample study as it is, killed once within an intermediate run and once within a target."""
     overrides = [f"folder={tmp_path / 'study'}", f"overrides.data.store={tmp_path / 'store'}"]
