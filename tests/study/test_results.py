@@ -1,5 +1,6 @@
 """Means, deviations, averages and differences: figures worked out by hand."""
 
+import dataclasses
 import json
 
 import pytest
@@ -113,7 +114,13 @@ def test_what_is_missing_is_missing_and_averages_with_it(study_with):
 
 
 def test_skipped_languages_are_told(study_with):
-    assert remarks(study_with()) == ["not scored: panx in sw, 4 times: its file is empty"]
+    assert remarks(study_with()) == ["not scored: panx in sw: its file is empty"]
+    results = study_with()
+    place = ("tiny", "none"), "panx"
+    whole = dataclasses.replace(results.found[place][1], skipped={})
+    found = {**results.found, place: {**results.found[place], 1: whole}}
+    [line] = remarks(dataclasses.replace(results, found=found))
+    assert line == "not scored: panx in sw (3 of 4 cells): its file is empty"
 
 
 def test_languages_of_a_target(study_with):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,12 +180,15 @@ def remarks(results: Results) -> list[str]:
         if absent:
             which = "" if absent == [None] else f" (seeds {', '.join(map(str, absent))})"
             lines.append(f"missing: {task} of {' '.join(row)}{which}")
-    skipped: dict[tuple[str, str, str], int] = {}
-    for (_, task), seeds in results.found.items():
-        for scores in seeds.values():
-            for code, reason in scores.skipped.items():
-                skipped[task, code, reason] = skipped.get((task, code, reason), 0) + 1
-    lines += [f"not scored: {task} in {code}, {n} times: {reason}" for (task, code, reason), n in skipped.items()]
+    for task in results.tasks:
+        scores = [s for (_, name), seeds in results.found.items() if name == task for s in seeds.values()]
+        times = Counter((code, reason) for s in scores for code, reason in s.skipped.items())
+        alike: dict[tuple[str, int], list[str]] = {}
+        for (code, reason), n in times.items():
+            alike.setdefault((reason, n), []).append(code)
+        for (reason, n), codes in alike.items():
+            share = "" if n == len(scores) else f" ({n} of {len(scores)} cells)"
+            lines.append(f"not scored: {task} in {', '.join(codes)}{share}: {reason}")
     return lines
 
 
