@@ -4,11 +4,15 @@ The data lies beside the repository, in ../shared/data, where it is there at all
 validation sets, cut here into train and dev by paragraph, context or activity, so that nothing of a dev question is
 seen in training. The targets' are linked; with them, paragraphs of XQuAD are left out of the SQuAD tasks.
 
-    python tests/real_data.py OUT [--targets]
+    python tests/real_data.py OUT [--targets [--at-most SENTENCES QUESTIONS]]
+
+`--at-most` thins the test sets evenly: so many sentences, pairs or multiple-choice questions a language, and paragraphs
+with about so many questions.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import hashlib
@@ -24,6 +28,10 @@ DEV_SHARE = 0.15
 
 def _open(path: str):
     return io.TextIOWrapper(gzip.open(REAL_DATA / path), encoding="utf-8-sig", newline="")
+
+
+def _open_any(path: str):
+    return _open(path) if path.endswith(".gz") else open(REAL_DATA / path, encoding="utf-8-sig", newline="")
 
 
 def _is_dev(group: str) -> bool:
@@ -61,11 +69,11 @@ def _tsv(rows: list[list[str]], header: list[str]) -> str:
     return "".join("\t".join(row) + "\n" for row in [header, *rows])
 
 
-def build(out: Path, targets: bool = False) -> None:
+def build(out: Path, targets: bool = False, at_most: tuple[int, int] | None = None) -> None:
     """Write every task that has real data: anli_plus (SNLI), mnli (XNLI dev, English), qqp, squad_v1, squad_v2,
-    hellaswag, ccg (Brown corpus tags), cosmos_qa, commonsense_qa; and the targets, see `link_targets`."""
+    hellaswag, ccg (Brown corpus tags), cosmos_qa, commonsense_qa; and the targets, see `write_targets`."""
     if targets:
-        link_targets(out)
+        write_targets(out, at_most)
     names = {"0": "entailment", "1": "neutral", "2": "contradiction"}
     snli = [line.rstrip("\r\n").split("\t") for part in ("dev", "test") for line in _open(f"nli/snli/{part}.txt.gz")]
     rows = [{"premise": a, "hypothesis": b, "label": names[label]} for a, b, label in snli]
@@ -92,30 +100,62 @@ def build(out: Path, targets: bool = False) -> None:
         (out / "ccg" / f"{split}.tsv").write_text(_open(f"brown/{split}.tsv.gz").read())
 
 
-def link_targets(out: Path) -> None:
+def write_targets(out: Path, at_most: tuple[int, int] | None) -> None:
     """Targets, as far as there is labelled data: dev sets stand for the tests of PAN-X, PAWS-X and MLQA, whose tests
-    have no labels there; part-of-speech tags are in XTREME's form; XNLI's tests get their labels."""
-    for task, folder in (
-        ("udpos", "udpos_xtreme"), ("xquad", "xquad"), ("tydiqa", "tydiqa"), ("xcopa", "xcopa"), ("siqa", "siqa"),
-        ("tatoeba", "tatoeba"), ("bucc2018", "bucc2018"), ("lareqa", "lareqa"),
-    ):  # fmt: skip
-        out.mkdir(parents=True, exist_ok=True)
-        (out / task).symlink_to(REAL_DATA / folder)
-    for task in ("panx", "pawsx"):
-        (out / task).mkdir(parents=True)
-        for path in (REAL_DATA / task).glob("*-*.tsv*"):
-            split, name = path.name.split("-", 1)
-            for own in {"train": ("train",), "dev": ("dev", "test")}.get(split, ()):
-                (out / task / f"{own}-{name}").symlink_to(path)
-    (out / "mlqa/test").mkdir(parents=True)
-    for path in (REAL_DATA / "mlqa/dev").glob("*.json*"):
-        (out / "mlqa/test" / path.name.replace("dev-", "test-", 1)).symlink_to(path)
-    (out / "xnli").mkdir(parents=True)
+    have no labels there; part-of-speech tags are in XTREME's form; XNLI's tests get their labels; Social IQa's dev set
+    is cut into train and dev."""
+    sentences, questions = at_most or (sys.maxsize, sys.maxsize)
+    out.mkdir(parents=True, exist_ok=True)
+    for task in ("tatoeba", "bucc2018", "lareqa"):
+        (out / task).symlink_to(REAL_DATA / task)
+    for task, folder, pattern in (("udpos", "udpos_xtreme", "*.tsv*"), ("panx", "panx", "*.tsv*"),
+                                  ("pawsx", "pawsx", "dev-*")):  # fmt: skip
+        for path in (REAL_DATA / folder).glob(pattern):
+            split, name = path.name.removesuffix(".gz").split("-", 1)
+            blocks = _open_any(f"{folder}/{path.name}").read()
+            unit = "\n" if task == "pawsx" else "\n\n"
+            blocks = [block for block in blocks.replace("\r\n", "\n").split(unit) if block.strip()]
+            for own in ("dev", "test") if task != "udpos" and split == "dev" else (split,):
+                kept = _thin(blocks, sentences) if own == "test" else blocks
+                _put(out / task / f"{own}-{name}", unit.join(kept) + "\n")
     labels = (REAL_DATA / "xnli/test.labels.txt").read_text().split()
     for path in (REAL_DATA / "xnli").glob("test-*.tsv.gz"):
         lines = [line.rstrip("\r\n") for line in _open(f"xnli/{path.name}")]
-        rows = "".join(f"{line}\t{label}\n" for line, label in zip(lines, labels, strict=True))
-        (out / "xnli" / path.name.removesuffix(".gz")).write_text(rows)
+        rows = [f"{line}\t{label}\n" for line, label in zip(lines, labels, strict=True)]
+        _put(out / "xnli" / path.name.removesuffix(".gz"), "".join(_thin(rows, sentences)))
+    for path in (REAL_DATA / "xcopa").glob("*/*.jsonl*"):
+        name = path.relative_to(REAL_DATA / "xcopa").as_posix()
+        lines = _open_any(f"xcopa/{name}").read().splitlines()
+        kept = _thin(lines, sentences) if path.name.startswith("test.") else lines
+        _put(out / "xcopa" / name.removesuffix(".gz"), "\n".join(kept) + "\n")
+    siqa = _open("siqa/socialIQa_v1.4_dev.jsonl.gz").read().splitlines()
+    for split, name in (("train", "trn"), ("dev", "dev")):
+        lines = [line for line in siqa if _is_dev(json.loads(line)["context"]) == (split == "dev")]
+        _put(out / "siqa" / f"socialIQa_v1.4_{name}.jsonl", "\n".join(lines) + "\n")
+    for task, own in (("xquad", ""), ("tydiqa", ""), ("mlqa", "test/")):
+        for path in (REAL_DATA / task).rglob("*.json*"):
+            name = path.name.removesuffix(".gz").replace("dev-", "test-", 1) if own else path.name.removesuffix(".gz")
+            tree = json.load(_open_any(path.relative_to(REAL_DATA).as_posix()))
+            if "train" not in name:
+                tree["data"] = [{"title": "", "paragraphs": _few_questions(tree["data"], questions)}]
+            _put(out / task / (own + name), json.dumps(tree, ensure_ascii=False))
+
+
+def _few_questions(articles: list[dict], at_most: int) -> list[dict]:
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    asked = sum(len(paragraph["qas"]) for paragraph in paragraphs)
+    return _thin(paragraphs, max(1, len(paragraphs) * at_most // asked))
+
+
+def _thin(items: list, at_most: int) -> list:
+    """So many of them, evenly spaced: parallel files keep parallel lines."""
+    kept = min(len(items), at_most)
+    return [items[i * len(items) // kept] for i in range(kept)]
+
+
+def _put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def files(out: Path) -> dict[str, dict[str, list[str]]]:
@@ -124,4 +164,9 @@ def files(out: Path) -> dict[str, dict[str, list[str]]]:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]), targets="--targets" in sys.argv[2:])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("out", type=Path)
+    options.add_argument("--targets", action="store_true")
+    options.add_argument("--at-most", type=int, nargs=2, metavar=("SENTENCES", "QUESTIONS"))
+    given = options.parse_args()
+    build(given.out, given.targets, given.at_most and tuple(given.at_most))
