@@ -27,6 +27,7 @@ from benchmarks.command import no_traceback, take_recipe
 from benchmarks.provenance import RESULTS, provenance
 from trainer.config import RunConfig, load_recipe
 from trainer.data.loader import Collator
+from trainer.data.masking import masking_of
 from trainer.data.packing import Planner, StepPlan, packs_of_rank
 from trainer.data.prepare import Prepared, open_prepared, prepare
 from trainer.model.encoder import load_tokenizer
@@ -61,9 +62,9 @@ def measure(new_planner: Callable[[], Planner], collator: Collator, tokens: int,
         began = time.perf_counter()
         plans = [planner.next_step() for _ in range(steps)]
         planned = time.perf_counter()
-        for plan in plans:
+        for step, plan in enumerate(plans, 1):
             for number, pack in enumerate(plan.packs):
-                collator(pack.tasks, pack.units, number)
+                collator(pack.tasks, pack.units, number, step)
         collated = time.perf_counter()
         useful = sum(plan.tokens for plan in plans)
         plan_rates.append(useful / (planned - began))
@@ -139,7 +140,8 @@ def run(config: RunConfig, tokens: int, repeats: int) -> dict[str, Any]:
     rates, _ = resolve_mixture(config, prepared)
     stores = {name: item.train for name, item in prepared.items()}
     resolved = {name: item.task for name, item in prepared.items()}
-    collator = Collator(resolved, stores, tokenizer.pad_token_id, config.train.pack_tokens)
+    masking = masking_of(resolved.values(), tokenizer, config.seed)
+    collator = Collator(resolved, stores, tokenizer.pad_token_id, config.train.pack_tokens, masking)
     use_one_core()
     figures = measure(lambda: make_planner(config, prepared, rates), collator, tokens, repeats)
     setting = {

@@ -27,6 +27,7 @@ from benchmarks.workload import BASE, Workload, choose, open_workload
 from trainer import engine
 from trainer.config import load_recipe
 from trainer.data.loader import Collator, PackedBatch
+from trainer.data.masking import masking_of
 from trainer.data.prepare import tasks_of
 from trainer.distributed import World
 from trainer.loop import loss_factors
@@ -186,8 +187,10 @@ def _batch(config, tokenizer, prepared, device: torch.device):
     pack = max(packs, key=lambda pack: len(set(pack.tasks.tolist())))
     stores = {name: item.train for name, item in prepared.items()}
     constant = overrides["pack_tokens"] if device.type == "cuda" else None
-    batch = Collator(tasks_of(prepared), stores, tokenizer.pad_token_id, constant)(pack.tasks, pack.units)
-    return batch.to(device), loss_factors(config.train, tasks_of(prepared), len(pack.units))
+    tasks = tasks_of(prepared)
+    masking = masking_of(tasks.values(), tokenizer, config.seed)
+    batch = Collator(tasks, stores, tokenizer.pad_token_id, constant, masking)(pack.tasks, pack.units)
+    return batch.to(device), loss_factors(config.train, tasks, len(pack.units), len(tokenizer))
 
 
 def table(result: Mapping[str, Any]) -> Table:

@@ -57,6 +57,11 @@ def data_throughput(result: Result) -> Iterator[Row]:
     yield "planning and collating on one core: tokens/s", *_spread(result["tokens_per_second"], "{:,.0f}")
 
 
+def checkpointing(result: Result) -> Iterator[Row]:
+    for name, share in result["lost"].items():
+        yield f"{name} checkpoints: training time lost to saving", *_spread(share, "{:.1%}")
+
+
 def memory(result: Result) -> Iterator[Row]:
     for name, row in result["arms"].items():
         if "error" in row:
@@ -71,6 +76,7 @@ ROWS: dict[str, tuple[str, Callable[[Result], Iterator[Row]]]] = {
     "mixing": ("mixing", mixing),
     "data_throughput": ("data", data_throughput),
     "memory": ("memory", memory),
+    "checkpointing": ("saving", checkpointing),
 }
 
 

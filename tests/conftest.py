@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hosts import virtual_hosts
 from tests.launching import DEMO, xstilts
 
 REAL_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
@@ -24,6 +25,13 @@ def store(tmp_path_factory) -> str:
     done = xstilts("prepare", DEMO, override)
     assert done.returncode == 0, done.stderr
     return override
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    """Two virtual hosts, node1 and node2, or a skip."""
+    with virtual_hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "launch" / "recipes" / "demo.yaml"
 
 
-def deepspeed(arguments: list[str], processes: int, module: str = "trainer", **options) -> subprocess.Popen:
-    """Start `module` through the deepspeed launcher, in a process group of its own."""
+def deepspeed(
+    arguments: list[str], processes: int, module: str = "trainer", env: dict[str, str] | None = None, **options
+) -> subprocess.Popen:
+    """Start `module` through the deepspeed launcher, in a process group of its own, with `env` besides this one's."""
     port = next(port for port in random.sample(range(20000, 32000), 100) if _is_free(port))
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [str(launcher), "--num_gpus", str(processes), "--master_port", str(port), "--module", module, *arguments]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    environment |= env or {}
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -72,18 +75,23 @@ def steps(run: Path) -> dict[int, dict]:
 
 def kill_at_step(process: subprocess.Popen, run: Path, step: int, rank: int, timeout: float = 240) -> None:
     """Kill -9 the process of `rank` as soon as `step` is written, after a random fraction of a step."""
+    wait_for_step(process, run, step, timeout)
+    time.sleep(random.random() * steps(run)[step]["step_seconds"])
+    os.kill(process_of_rank(process, rank), signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def wait_for_step(process: subprocess.Popen, run: Path, step: int, timeout: float = 240) -> None:
+    """Until `step` is written."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and process.poll() is None:
         if (run / "events.jsonl").is_file() and step in steps(run):
-            time.sleep(random.random() * steps(run)[step]["step_seconds"])
-            os.kill(_process_of_rank(process, rank), signal.SIGKILL)
-            process.communicate(timeout=60)
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} was not reached")
 
 
-def _process_of_rank(process: subprocess.Popen, rank: int) -> int:
+def process_of_rank(process: subprocess.Popen, rank: int) -> int:
     import psutil
 
     for child in psutil.Process(process.pid).children(recursive=True):

@@ -223,3 +223,10 @@ def test_a_weight_may_be_that_of_all_languages_of_a_task(recipe):
     assert config.mixture.weights == {"qqp": 1.0, "mlm": 2.0}
     with pytest.raises(UserError, match="train.loss_weights names 'mlm'"):
         recipe("tasks: [qqp, mlm-de]", "train.loss_weights.mlm=2")
+
+
+def test_without_a_file_every_key_has_its_default():
+    train = dataclasses.replace(RunConfig().train, steps=10)
+    assert load_recipe(None, ["train.steps=10"]) == dataclasses.replace(RunConfig(), train=train)
+    with pytest.raises(UserError, match="neither train.steps nor train.epochs"):
+        load_recipe(None)

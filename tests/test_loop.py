@@ -10,7 +10,9 @@ import torch
 from trainer.config import TrainSection
 from trainer.data.packing import Pack, StepPlan
 from trainer.events import Events
-from trainer.loop import StepReport, learning_rate, loss_factors
+from trainer.loop import StepReport, _note_best, learning_rate, loss_factors
+from trainer.tasks.intermediate import MNLI
+from trainer.tasks.mlm import MLM
 from trainer.tasks.spec import Task
 
 
@@ -20,19 +22,21 @@ def session(device: str, heard: list):
         prepared={"a": None, "b": None},
         engine=SimpleNamespace(memory_bytes=lambda: 7),
         events=Events([heard.append]),
+        watch=SimpleNamespace(read=lambda *news: heard.append({"event": "read", "news": news})),
     )
 
 
 def values(step: int):
     plan = StepPlan((Pack(np.array([0, 0, 1]), np.array([1, 2, 3]), 90),), 100, {})
-    sums, factors = torch.tensor([4.0, 3.0]), {"a": 0.5, "b": 2.0}
+    sums, factors = torch.tensor([4.0, 3.0, 15.0, 0.25]), {"a": 0.5, "b": 2.0}  # losses, then a rank's own news
     return step, plan, sums, factors, 1e-3, torch.tensor(1.5), 0.0
 
 
 def test_on_a_cpu_a_step_is_reported_at_once():
     heard = []
     StepReport(session("cpu", heard)).add(*values(1))
-    (event,) = heard
+    event, read = heard
+    assert read["news"] == (1, [15.0, 0.25], event["step_seconds"], event["loss"])
     assert (event["step"], event["loss"], event["grad_norm"]) == (1, 0.5 * 4 + 2 * 3, 1.5)
     assert event["task_loss"] == {"a": 2.0, "b": 3.0} and event["examples"] == {"a": 2, "b": 1}
     assert (event["tokens"], event["pack_fill"], event["memory_bytes"]) == (90, 0.9, 7)
@@ -45,12 +49,13 @@ def test_on_a_gpu_a_step_is_reported_when_the_next_one_is_on_its_way():
     report.add(*values(1))
     assert heard == []
     report.add(*values(2))
-    assert [event["step"] for event in heard] == [1]
+    assert [event["step"] for event in heard if event["event"] == "step"] == [1]
     report.flush()
     report.flush()
-    assert [event["step"] for event in heard] == [1, 2]
+    first, second = [event for event in heard if event["event"] == "step"]
+    assert (first["step"], second["step"]) == (1, 2)
     # The second's time is from the first report on: no moment is counted twice.
-    assert heard[1]["step_seconds"] < heard[0]["step_seconds"]
+    assert second["step_seconds"] < first["step_seconds"]
 
 
 def test_learning_rate_warms_up_and_never_reaches_zero():
@@ -74,3 +79,16 @@ def test_loss_factors():
     assert loss_factors(TrainSection(steps=1, log_classes=True), text, 8, 4000) == {
         "mlm": pytest.approx(1 / 8 / math.log(4000))
     }
+
+
+def test_the_best_evaluation_counts_the_languages_of_a_task_as_one_task():
+    tasks = {task.name: task for task in (MNLI, MLM, MLM.in_language("de"), MLM.in_language("fr"))}
+    run = SimpleNamespace(tasks=tasks, best={})
+
+    def noted(step: int, mnli: float, *mlm: float) -> bool:
+        values = dict(zip(tasks, (mnli, *mlm), strict=True))
+        return _note_best(run, step, {name: {"accuracy": value, "perplexity": 1.0} for name, value in values.items()})
+
+    assert noted(1, 60.0, 10.0, 20.0, 30.0) and run.best == {"score": 40.0, "step": 1}  # of 60 and 20
+    assert not noted(2, 50.0, 18.0, 25.0, 32.0), "37.5, although the plain mean of the four is higher"
+    assert noted(3, 61.0, 10.0, 20.0, 30.0) and run.best["step"] == 3

@@ -19,6 +19,9 @@ import yaml
 from trainer.config import RunConfig, known_keys, load_recipe
 from trainer.tasks import FORMATS
 from trainer.tasks.intermediate import TASKS
+from trainer.tasks.languages import fill_in
+from trainer.tasks.xtreme import TARGETS
+from trainer.tasks.xtreme_r import TRAINING_TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -119,6 +122,24 @@ def test_task_files_table_names_files_the_tasks_read():
                 assert "..." in path or listed in known, f"{name}: {path} is not among {sorted(known)}"
 
 
+def test_target_files_table_names_files_the_targets_read():
+    shown = {row[0].strip("`"): row[1:] for row in table("Targets, in languages never trained on") if len(row) == 3}
+    assert set(TARGETS) <= set(shown)
+    tasks = TARGETS | TRAINING_TASKS
+
+    def files(name: str, split: str, languages: tuple[str, ...]) -> set[str]:
+        paths = {path for part in tasks[name].files.get(split, ()) for path in part}
+        return {fill_in(path, code) for path in paths for code in languages}
+
+    for name in TARGETS:
+        trained = [name, "copa", "siqa"] if name == "xcopa" else [name]
+        training = {path for task in trained for split in ("train", "dev") for path in files(task, split, ("en",))}
+        for cell, known in zip(shown[name], (training, files(name, "test", tasks[name].languages)), strict=True):
+            for path in re.findall(r"`([^`]+)`", cell):
+                is_file = "/" in path[:-1] or "." in path[1:]  # neither siqa/ nor .gold
+                assert not is_file or path in known, f"{name}: {path} is not among {sorted(known)}"
+
+
 def test_deepspeed_table_names_every_file_and_its_stage():
     shown = {row[0].strip("`"): int(row[1]) for row in table("DeepSpeed files")}
     files = {str(p.relative_to(ROOT)): json.loads(p.read_text()) for p in (ROOT / "ds_configs").glob("*.json")}
@@ -135,7 +156,7 @@ def test_formats_and_columns_are_those_of_the_code():
 
 def test_event_table_lists_the_fields_that_are_emitted():
     emitted: dict[str, str] = {}
-    for path in ("loop.py", "session.py", "cli.py"):
+    for path in ("loop.py", "session.py", "cli.py", "checkpoint_writer.py", "resume.py"):
         source = (ROOT / "trainer" / path).read_text()
         for kind, call in re.findall(r'\.emit\(\s*"(\w+)",(.*?)\n?\s*\)\n', source, re.S):
             emitted[kind] = emitted.get(kind, "") + call

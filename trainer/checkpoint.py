@@ -1,19 +1,26 @@
-"""Checkpoints: written beside, verified, renamed into place; a kill at any moment leaves the previous one whole.
+"""Checkpoints in a run's folder: which there are, whether they are whole, which one to use, which to delete.
 
-checkpoints/step-N/
-    manifest.json       size and xxh3 checksum of every file below
-    state.json          step, position in the data, what the run was: plain JSON
-    probe.safetensors   hidden states of the live model on a few sequences, for export to compare with
-    vocabulary_rows.npy the embedding rows that are trained, when not all are
-    engine/             what DeepSpeed saves, every rank's part
+checkpoints/
+    latest                  the name of the newest one, for people and scripts; nothing here relies on it
+    step-N/
+        manifest.json       size and xxh3 checksum of every file below
+        state.json          step, position in the data, what the run was: plain JSON
+        probe.safetensors   hidden states of the live model on a few sequences, for export to compare with
+        vocabulary_rows.npy the embedding rows that are trained, when not all are
+        engine/             what DeepSpeed saves, every rank's part
+    .step-N.ID.partial/     one being written, or what a killed run left of it
+
+`checkpoint_writer` writes them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -21,6 +28,10 @@ import xxhash
 from trainer import distributed
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.exits import Exit, RunError
+
+FORMAT = 2  # goes up when a checkpoint's content changes meaning; 1 had no number
+BLOCK = 1 << 22  # bytes read or written at a time
 
 
 class CorruptCheckpoint(Exception):
@@ -37,87 +48,90 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def save_checkpoint(run: Path, step: int, state: dict, write: Callable[[Path], None], world: World) -> Path:
-    """Write checkpoint `step`; all ranks call it.
-
-    Args:
-        write: writes the rank's own files below the folder it is given.
+def read_state(folder: Path) -> dict:
+    """A checkpoint's state.json.
 
     Raises:
-        UserError: the disk is full or not writable; the previous checkpoint is untouched.
+        UserError: a later version of this program wrote it.
     """
-    final = run / "checkpoints" / f"step-{step}"
-    temporary = run / "checkpoints" / f".step-{step}.partial"
-    problem = None
-    try:
-        if world.first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        distributed.barrier()
-        write(temporary)
-        distributed.barrier()
-        if world.first:
-            (temporary / "state.json").write_text(json.dumps(state))
-            _seal(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(temporary, final)
-            _sync(final.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        problem = " ".join(str(error).split())[:300]
-    problems = [p for p in distributed.gather_objects(problem) if p]
-    if problems:
+    state = json.loads((folder / "state.json").read_text())
+    if (found := state.setdefault("format", 1)) > FORMAT:
         raise UserError(
-            f"checkpoint {final} could not be written",
-            why=problems[0],
-            fix="free some space and start the same command again: it continues from the checkpoint before",
+            f"{folder} has format {found}, this version of xstilts reads up to {FORMAT}",
+            fix="update xstilts, or choose another run.name",
         )
-    return final
+    return state
 
 
-def read_state(folder: Path) -> dict:
-    return json.loads((folder / "state.json").read_text())
+def check_sizes(folder: Path) -> None:
+    """Compare the files of a checkpoint with its manifest by size.
+
+    Raises:
+        CorruptCheckpoint: naming the file and what is wrong with it.
+    """
+    for _ in _sized(folder):
+        pass
 
 
-def verify(folder: Path) -> None:
-    """Compare every file with the manifest.
+def verify(folder: Path, share: int = 0, shares: int = 1) -> None:
+    """Compare the files of a checkpoint with its manifest: the sizes of all, and the checksums of every `shares`-th.
 
     Raises:
         CorruptCheckpoint: naming the file and what is wrong with it.
     """
     try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
-        for name, expected in files.items():
-            file = folder / name
-            size = file.stat().st_size
-            if size != expected["size"]:
-                raise CorruptCheckpoint(f"{file} has {size:,} bytes instead of {expected['size']:,}")
-            if _checksum(file) != expected["xxh3"]:
-                raise CorruptCheckpoint(f"{file} has changed since it was written (checksum)")
-    except (OSError, ValueError, KeyError) as error:
+        with held(folder):
+            for number, (file, expected) in enumerate(_sized(folder)):
+                if number % shares == share and _checksum(file) != expected["xxh3"]:
+                    raise CorruptCheckpoint(f"{file} has changed since it was written (checksum)")
+    except OSError as error:
         raise CorruptCheckpoint(f"{folder}: {error}") from None
 
 
-def newest_good(run: Path, warn: Callable[[str], None]) -> Path | None:
+def newest_good(run: Path, warn: Callable[[str], None], world: World | None = None) -> Path | None:
     """The newest checkpoint whose files are all as written; None when the run has none yet.
 
+    Args:
+        world: the ranks that all call this and check a share of the files each; None: this process checks all.
+
     Raises:
-        UserError: there are checkpoints, and every one is damaged.
+        RunError: there are checkpoints, and every one is damaged.
     """
+    mine, shares = (world.rank, world.size) if world else (0, 1)
     folders = checkpoint_folders(run)
+    if world:
+        folders = distributed.from_first(folders)
+    problems: list[str] = []
     for folder in reversed(folders):
+        problem = None
         try:
-            verify(folder)
-            return folder
+            verify(folder, mine, shares)
         except CorruptCheckpoint as error:
             problem = str(error)
-            warn(f"checkpoint {folder} is damaged and passed over: {error}")
+        problems = [p for p in (distributed.gather_objects(problem) if world else [problem]) if p]
+        if not problems:
+            return folder
+        warn(f"checkpoint {folder} is damaged and passed over: {problems[0]}")
     if folders:
-        raise UserError(
+        raise RunError(
+            Exit.CHECKPOINT,
             f"no usable checkpoint in {run / 'checkpoints'}",
-            why=problem,
+            why=problems[0],
             fix="checkpoint.resume=false starts the run afresh, or choose another run.name",
         )
     return None
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While a checkpoint is being read, the run that it belongs to does not delete it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
 
 
 def set_aside(run: Path) -> Path | None:
@@ -131,24 +145,27 @@ def set_aside(run: Path) -> Path | None:
     return aside
 
 
-def prune(run: Path, keep: int, best: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one, and what interrupted saves left."""
+def prune(run: Path, newest: int, keep: int, best: int | None) -> None:
+    """After `step-newest` is complete: delete all but the `keep` newest checkpoints, the best one, and any being read.
+
+    Those of later steps go, too: a run only ever writes an earlier step when it has found the later ones damaged.
+    """
+    folders = checkpoint_folders(run)
+    good = [folder for folder in folders if step_of(folder) <= newest]
+    for folder in folders:
+        if folder not in good[-keep:] and not (folder in good and step_of(folder) == best) and not _is_held(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    sweep(run)
+
+
+def sweep(run: Path) -> None:
+    """Delete what interrupted saves left; none may be going on."""
     for partial in (run / "checkpoints").glob(".step-*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
-    for folder in checkpoint_folders(run)[:-keep]:
-        if step_of(folder) != best:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _seal(folder: Path) -> None:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    entries = {str(p.relative_to(folder)): {"size": p.stat().st_size, "xxh3": _checksum(p)} for p in files}
-    (folder / "manifest.json").write_text(json.dumps({"files": entries}, indent=1))
-    for path in [*files, folder / "manifest.json", *(p for p in folder.rglob("*") if p.is_dir()), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's or folder's entries on the disk, whatever happens to the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -156,9 +173,36 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _is_held(folder: Path) -> bool:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def _sized(folder: Path) -> Iterator[tuple[Path, dict]]:
+    """The files of a checkpoint, largest first, with what the manifest says of them, their sizes compared."""
+    try:
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        for name, expected in sorted(files.items(), key=lambda item: -item[1]["size"]):
+            file = folder / name
+            size = file.stat().st_size
+            if size != expected["size"]:
+                raise CorruptCheckpoint(f"{file} has {size:,} bytes instead of {expected['size']:,}")
+            yield file, expected
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"{folder}: {error}") from None
+
+
 def _checksum(path: Path) -> str:
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
-        while block := file.read(1 << 22):
+        while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

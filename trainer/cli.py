@@ -4,6 +4,8 @@
     xstilts prepare RECIPE [key=value ...]
     xstilts plan RECIPE [--gpus N --gpu-memory GB ...] [key=value ...]
     xstilts train RECIPE [key=value ...]
+    xstilts launch RECIPE [--hostfile FILE --launcher ...] [key=value ...]
+    xstilts doctor [RECIPE] [--hostfile FILE ...] [key=value ...]
     xstilts evaluate MODEL [--tasks NAME,...] [key=value ...]
     xstilts score PREDICTIONS LABELS
     xstilts export RUN OUT [key=value ...]
@@ -16,24 +18,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from trainer import __version__
 from trainer.errors import UserError
-
-INTERRUPTED = 130
+from trainer.exits import Exit, explain
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command and leave the process with its exit code: 0 done, 1 cells of a study failed, 2 an error of the
-    user's, 130 interrupted."""
+    """Run a command and leave the process with its exit code: one of `trainer.exits.Exit`."""
     _leave(run_command(sys.argv[1:] if argv is None else argv))
 
 
 def run_command(argv: list[str]) -> int:
-    """Run a command; its exit code. An error the user can mend is said on standard error, without a traceback."""
+    """Run a command; its exit code. An error the user can mend is said on standard error, without a traceback; the last
+    line of a failed training is its cause."""
     command = parser()
     arguments, rest = command.parse_known_args(_without_local_rank(argv))
     late = [text for text in rest if "=" in text and not text.startswith("-")]  # overrides behind an option
@@ -44,13 +47,19 @@ def run_command(argv: list[str]) -> int:
     try:
         arguments.run(arguments)
         return 0
-    except UserError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        code, cause = explain(error)
         rank = int(os.environ.get("RANK", 0))
-        _say(f"error: {error}" if rank == 0 else f"[rank {rank}] error: {error.what}", error=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        _say("interrupted", error=True)
-        return INTERRUPTED
+        where = f"[rank {rank}] " if rank else ""
+        if isinstance(error, UserError):
+            _say(f"{where}error: {error.what}" if rank else f"error: {error}", error=True)
+        elif code == Exit.INTERRUPTED:
+            _say("interrupted", error=True)
+        else:
+            traceback.print_exc()
+        if arguments.run is train or code not in (Exit.USER, Exit.INTERRUPTED):
+            _say(f"{where}exit {int(code)}: {cause}", error=True)
+        return int(code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,8 +80,10 @@ def parser() -> argparse.ArgumentParser:
     add("tasks", tasks, "list the tasks and where their data comes from")
     add("prepare", prepare, "tokenise a recipe's data once, into its store", recipe)
     _plan_options(add("plan", plan, "memory, speed and the best way to run a recipe on given devices", recipe))
-    add("train", train, "train a recipe; continues by itself when the run has a checkpoint", recipe)
+    _supervise_options(add("train", train, "train a recipe; continues when the run has a checkpoint", recipe))
+    _supervise_options(add("launch", launch, "train a recipe on this machine, on hosts or in a Slurm job", recipe))
     model = ("model", "a run, an export, or for retrieval any Hugging Face folder or hub name")
+    _doctor_options(add("doctor", doctor, "check machine, hosts, network, data and recipe before a run"))
     _target_options(add("evaluate", evaluate, "score a model on targets, or a run or export on its dev sets", model))
     folders = ("predictions", "TASK/test-LANGUAGE files, as XTREME takes them"), ("labels", "the same, of labels")
     scored = add("score", score, "score predictions in XTREME's submission layout", *folders, overrides=False)
@@ -143,20 +154,82 @@ def train(arguments) -> None:
     from trainer.session import open_session
     from trainer.ui.preparing import PrepareProgress
     from trainer.ui.terminal import Terminal
+    from trainer.watch.ranks import ends_recorded
 
+    if arguments.supervise:
+        return launch(arguments)
+    for option in ("hostfile", "launcher", "processes", "dry_run"):
+        if getattr(arguments, option):
+            fix = f"add --supervise, or: xstilts launch {arguments.recipe} --{option} {getattr(arguments, option)}"
+            raise UserError(f"--{option} says how to start other processes, but train is one process of a run", fix=fix)
     config = load_recipe(arguments.recipe, arguments.overrides)
-    with PrepareProgress(_console()) as progress:
-        session = open_session(config, lambda total: [Terminal(total, config.log.every_steps, _console())], progress)
-    with session.events:
-        scores = run_loop(session)
-        out = session.export(config.run_folder / "export", scores)
-        session.events.emit(
-            "finish",
-            step=session.total_steps,
-            run=str(config.run_folder),
-            export=str(out),
-            events=str(config.run_folder / "events.jsonl"),
-        )
+    with ends_recorded(config.run_folder):
+        with PrepareProgress(_console()) as progress:
+            sinks = lambda total: [Terminal(total, config.log.every_steps, _console())]  # noqa: E731
+            session = open_session(config, sinks, progress)
+        with session.events:
+            scores = run_loop(session)
+            out = session.export(config.run_folder / "export", scores)
+            run, events = str(config.run_folder), str(config.run_folder / "events.jsonl")
+            session.events.emit("finish", step=session.total_steps, run=run, export=str(out), events=events)
+            session.watch.end()
+
+
+def _doctor_options(sub: argparse.ArgumentParser) -> None:
+    def names(text: str) -> list[str]:
+        return [name for name in text.split(",") if name]
+
+    sub.add_argument("recipe", nargs="?", type=Path, help="a YAML file; default: the machine is checked alone")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of recipe keys")
+    sub.add_argument("--hostfile", type=Path, metavar="FILE", help="the hosts of a run, as deepspeed takes them")
+    sub.add_argument("--master-port", type=int, default=29500, metavar="PORT", help="of the run; default: 29500")
+    sub.add_argument("--only", type=names, default=[], metavar="A,B", help="of the checks, e.g. ports,clocks")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, with all figures")
+
+
+def doctor(arguments) -> None:
+    from trainer.doctor import examine
+    from trainer.doctor.cluster import handed_over, nodes_of
+    from trainer.ui.doctor import doctor_view
+
+    console = _console()
+    nodes = nodes_of(arguments.hostfile) if arguments.hostfile else ()
+    what = (arguments.recipe, arguments.overrides, nodes, handed_over(), arguments.only, arguments.master_port)
+    with console.status("") as status:
+        report = examine(*what, progress=lambda about: status.update(f"checking: {about}"))
+    console.print(doctor_view(report))
+    if arguments.json:
+        report.write(arguments.json)
+    if report.failed:
+        raise UserError(f"failed: {', '.join(report.failed)}", fix="the commands above")
+
+
+def _launch_options(sub: argparse.ArgumentParser) -> None:
+    named = "deepspeed, srun, torchrun, python, or a command line of one; default: what fits, and it says why"
+    sub.add_argument("--hostfile", type=Path, metavar="FILE", help="hosts to run on, each line NAME slots=N")
+    sub.add_argument("--launcher", metavar="NAME", help=named)
+    sub.add_argument("--processes", type=int, metavar="N", help="on each machine; default: one a GPU, else one")
+    sub.add_argument("--dry-run", action="store_true", help="show what would be run, and stop")
+
+
+def _supervise_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--supervise", action="store_true", help="start the run, and again when it was ended by what may pass"
+    )
+    _launch_options(sub)
+    sub.add_argument("--retries", type=int, default=10, metavar="N", help="attempts in a row without a step more")
+    sub.add_argument("--pause", type=float, default=1.0, metavar="S", help="before an attempt; doubled by each in vain")
+    seconds = "that a host may be away before the run goes on without it; default: 300"
+    sub.add_argument("--wait-for-hosts", type=float, default=300.0, metavar="S", help=seconds)
+
+
+def launch(arguments) -> None:
+    from trainer.launching import Options
+    from trainer.launching import launch as run_launcher
+
+    names = {field.name for field in dataclasses.fields(Options)}
+    options = Options(**{name: value for name, value in vars(arguments).items() if name in names})
+    run_launcher(arguments.recipe, arguments.overrides, options, _say)
 
 
 def _target_options(sub: argparse.ArgumentParser) -> None:

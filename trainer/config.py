@@ -99,6 +99,7 @@ class CheckpointSection:
     every_steps: int = 1000
     every_minutes: float | None = None
     keep: int = 2  # newest ones kept, besides the best
+    background: bool = True  # write while training goes on; false: training waits
     resume: bool = True  # continue from the newest checkpoint of the run, when there is one
     accept_changes: bool = False  # continue although the recipe or the data changed
 
@@ -109,6 +110,16 @@ class EvaluationSection:
     limit: int | None = None  # examples a task at intervals
     end_limit: int | None = None  # examples a task at the end; null: all
     pack_tokens: int | None = None  # default: train.pack_tokens
+
+
+@dataclass(frozen=True)
+class WatchSection:
+    hang_factor: float = 20.0  # end the run when nothing happens for so many times the median step, and at least
+    hang_seconds: float = 300.0  # so long
+    start_seconds: float = 3600.0  # the same before the first step: loading and compiling
+    nonfinite_steps: int = 5  # end the run after so many steps in a row without a finite loss
+    spike: float = 10.0  # flag losses so many interquartile ranges above the last steps' median; 0: none
+    straggler: float = 1.5  # name a rank whose own work takes so many times the others'
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ class RunConfig:
     kernels: KernelsSection = KernelsSection()
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
+    watch: WatchSection = WatchSection()
     log: LogSection = LogSection()
 
     @property
@@ -160,12 +172,13 @@ POSITIVE = (
     "train.packs_per_step", "train.pack_tokens", "train.learning_rate", "train.epsilon", "train.clip",
     "checkpoint.every_steps",
     "checkpoint.every_minutes", "checkpoint.keep", "evaluation.every_steps", "evaluation.limit", "evaluation.end_limit",
-    "evaluation.pack_tokens", "log.every_steps", "data.max_length",
+    "evaluation.pack_tokens", "log.every_steps", "data.max_length", "watch.hang_factor", "watch.hang_seconds",
+    "watch.start_seconds", "watch.nonfinite_steps", "watch.straggler",
 )  # fmt: skip
 
 
-def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
-    """The configuration of a recipe file with `key=value` overrides applied.
+def load_recipe(path: str | Path | None, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """The configuration of a recipe file (None: of one that is empty) with `key=value` overrides applied.
 
     Raises:
         UserError: the file is missing or not YAML, a key is unknown (the nearest known one is named), a value has
@@ -176,7 +189,7 @@ def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     return config
 
 
-def load_strict(kind, path: str | Path, overrides: typing.Sequence[str] = (), what: str = "recipe", change=None):
+def load_strict(kind, path: str | Path | None, overrides: typing.Sequence[str] = (), what: str = "recipe", change=None):
     """A YAML file, its `base` below it and `key=value` overrides above it, as the frozen dataclass `kind`.
 
     Args:
@@ -187,7 +200,7 @@ def load_strict(kind, path: str | Path, overrides: typing.Sequence[str] = (), wh
         UserError: the file is missing or not YAML, a key is unknown (the nearest known one is named), a value has
             the wrong type.
     """
-    tree = _read_tree(Path(path), what)
+    tree = {} if path is None else _read_tree(Path(path), what)
     for override in overrides:
         _apply(tree, override)
     return _build(kind, change(tree) if change else tree, "", kind, what)

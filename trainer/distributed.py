@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+on_waiting: list[Callable[[], None]] = []  # called now and then where a rank waits long for another's work
+
 
 @dataclass(frozen=True)
 class World:
@@ -42,6 +44,12 @@ def complete_environment() -> None:
         return
     # Port 0: the store takes a free one itself, so that none can be taken by another process in between.
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+
+
+def while_waiting() -> None:
+    """A sign of life of a rank that waits; see `on_waiting`."""
+    for call in on_waiting:
+        call()
 
 
 def barrier() -> None:
@@ -95,6 +103,7 @@ def on_first(work: Callable[[], Any], poll_seconds: float = 2.0) -> Any:
     while True:
         if worker:
             worker.join(poll_seconds)
+        while_waiting()
         if from_first(bool(worker and not worker.is_alive())):
             break
     result = from_first(result)

@@ -10,10 +10,11 @@ import importlib
 import json
 import logging
 import os
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +22,13 @@ from trainer import distributed, host
 from trainer.config import RunConfig
 from trainer.data.loader import PackedBatch
 from trainer.distributed import World
+from trainer.engine_parts.recut import recut
+from trainer.engine_parts.shards import Shards, full_state
 from trainer.errors import UserError
 from trainer.model.multitask import MultiTaskModel
+
+if TYPE_CHECKING:
+    from trainer.engine_parts.snapshot import Snapshot
 
 BROKEN = [f"0.18.{n}" for n in range(3, 10)] + [f"0.19.{n}" for n in range(4)]  # wrong bf16 gradients (DeepSpeed #8224)
 TRIM_EVERY = 20  # steps, on a CPU
@@ -95,7 +101,8 @@ def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, A
         "gradient_accumulation_steps": config.train.packs_per_step // world_size,
         "train_batch_size": config.train.packs_per_step,
         "gradient_clipping": config.train.clip,
-        "bf16": {"enabled": dtype == "bf16"},
+        # In every other case DeepSpeed drops a step whose gradient is not finite without being told to.
+        "bf16": {"enabled": dtype == "bf16", "check_grad_overflow": True},
         "fp16": {"enabled": dtype == "fp16"},
         # Stage 0 can only accumulate in the parameters' dtype; elsewhere fp32, which loses nothing over many packs.
         "data_types": {"grad_accum_dtype": dtype if stage == 0 else "fp32"},
@@ -156,15 +163,22 @@ class Engine:
     Attributes:
         notes: choices made on the way, each said once to the user.
         stage: the ZeRO stage; dtype: bf16, fp16 or fp32.
+        beat: told the phase and pack that a step is in.
+        forward_seconds: of a step's first forward pass (on a GPU, of the step before); 0 at stage 3, where it waits for
+            other ranks.
     """
 
     def __init__(self, model: MultiTaskModel, config: RunConfig, world: World, dtype: str):
         import deepspeed
 
+        from trainer.engine_parts.snapshot import SnapshotEngine
+
         settings = derive_config(config, world.size, dtype)
         self.config, self.world, self.dtype = config, world, dtype
         self.stage = settings["zero_optimization"]["stage"]
         self.notes: list[str] = []
+        self.beat: Callable[..., None] = lambda phase, pack=None: None
+        self.forward_seconds, self._pack, self._timer = 0.0, 0, Stopwatch(world.device)
         self.accumulation = settings["gradient_accumulation_steps"]
         optimizer = self._optimizer(model, "offload_optimizer" in settings["zero_optimization"])
         self.model = model
@@ -177,6 +191,8 @@ class Engine:
             self.notes.append(
                 f"stage 0 adds up the gradients of {self.accumulation} packs in {dtype}; stages 1 to 3 do in fp32"
             )
+        self.engine.checkpoint_engine = SnapshotEngine()
+        self.engine._copy_recovery_script = lambda folder: None  # a checkpoint holds no program
         kind = type(self.engine.optimizer).__name__
         fused = " (fused)" if optimizer.defaults.get("fused") else ""
         self.notes.append(
@@ -205,11 +221,19 @@ class Engine:
         """
         torch.manual_seed(_pack_seed(self.config.seed, step, batch.number))
         packs = self.config.train.packs_per_step
+        self.beat("forward", pack=self._pack)
+        if self._pack == 0 and self.stage < 3:
+            self.forward_seconds = self._timer.start()
         # DeepSpeed averages over ranks and micro-steps; the factors already divide by the step's global count.
         loss, sums = self.engine(batch, {task: factor * packs for task, factor in factors.items()})
-        self.engine.backward(loss)
+        if self._pack == 0 and self.stage < 3:
+            self.forward_seconds = self._timer.stop() or self.forward_seconds
+        self.beat("backward")
+        # An infinite loss can have finite gradients. Times NaN they are not, and DeepSpeed drops the step.
+        self.engine.backward(loss * (1 + 0 * loss.detach()))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
+        self._pack += 1
         return sums
 
     def step(self, learning_rate: float) -> float | torch.Tensor:
@@ -220,10 +244,23 @@ class Engine:
         norm = None
         if self.stage == 0 and self.dtype == "fp32":  # the one case in which DeepSpeed clips without keeping the norm
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()])
-        self.engine.step()
+        self.beat("update")
+        self._pack = 0
+        if norm is None or norm.isfinite():
+            self.engine.step()
+        else:
+            self._step_without_update()
         if self.world.device.type == "cpu" and self.engine.global_steps % TRIM_EVERY == 0:
             host.release_free_memory()
         return self.engine.get_global_grad_norm() if norm is None else norm
+
+    def _step_without_update(self) -> None:
+        """What DeepSpeed does with a gradient that is not finite, where it leaves that to torch's optimizer."""
+        optimizer = self.engine.optimizer
+        optimizer.step = lambda *args, **kwargs: None
+        self.engine.step()
+        del optimizer.step
+        self.engine.skipped_steps += 1
 
     def logits(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Task logits of a pack, without gradients. Every rank must call it equally often (ZeRO-3 gathers weights)."""
@@ -242,15 +279,26 @@ class Engine:
         return hidden
 
     def skipped_steps(self) -> int:
-        """Steps the fp16 loss scaler has skipped."""
+        """Steps without an update, because the gradient was not finite; the same on all ranks."""
         return self.engine.skipped_steps
 
-    def save(self, folder: Path) -> None:
-        """Write every rank's part of the training state below `folder`; all ranks must call it."""
+    def snapshot(self, folder: Path) -> Snapshot:
+        """A copy of this rank's part of the training state, for files below `folder`, which itself is not touched; all
+        ranks must call it."""
         self.engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        return self.engine.checkpoint_engine.take()
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote at the same world size and stage."""
+    def load(self, folder: Path, recut_from: str | None = None) -> None:
+        """Restore what was written of `snapshot`; all ranks must call it.
+
+        Args:
+            recut_from: None when world size, stage and dtype are those of the run that wrote it; else its dtype.
+                Stage 0, of which every rank has all, is loaded alike at any world size; it continues no other stage.
+        """
+        if recut_from is not None and self.stage > 0:
+            shards = Shards(folder / "state")
+            recut(self.engine, shards, self.world.rank, self.world.size, recut_from == self.dtype)
+            return
         path, _ = self.engine.load_checkpoint(str(folder), tag="state")
         if path is None:
             raise UserError(f"DeepSpeed could not load {folder}", fix="checkpoint.resume=false starts the run afresh")
@@ -288,17 +336,34 @@ class Engine:
         return host.peak_resident_bytes()
 
 
-def full_state_of_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
-    """The fp32 weights in a checkpoint that `Engine.save` wrote, put together without a process group."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+class Stopwatch:
+    """Seconds between `start` and `stop` on the device; a GPU's are known later, and given by the next `start`."""
 
+    def __init__(self, device: torch.device):
+        self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
+        self.began, self.used = 0.0, False
+
+    def start(self) -> float:
+        """The GPU's seconds of last time, 0 at first and on a CPU."""
+        self.began, seconds = time.monotonic(), 0.0
+        if self.events:
+            seconds = self.events[0].elapsed_time(self.events[1]) / 1e3 if self.used else 0.0
+            self.events[0].record()
+        self.used = True
+        return seconds
+
+    def stop(self) -> float | None:
+        """The CPU's seconds; None on a GPU."""
+        if self.events:
+            self.events[1].record()
+            return None
+        return time.monotonic() - self.began
+
+
+def full_state_of_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
+    """The fp32 weights in a checkpoint's `engine` folder, put together without a process group."""
     _quiet_deepspeed()
-    states = sorted((folder / "state").glob("mp_rank_*_model_states.pt"))
-    if states and not list((folder / "state").glob("*_optim_states.pt")):  # stage 0: the module is whole in one file
-        return {
-            n: v.float() for n, v in torch.load(states[0], map_location="cpu", weights_only=False)["module"].items()
-        }
-    return {n: v.clone() for n, v in get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state").items()}
+    return full_state(folder / "state")
 
 
 def _pack_seed(seed: int, step: int, pack: int) -> int:

@@ -11,7 +11,10 @@ Kinds and their fields (a kind may carry more):
     step        step (1 is the first), loss, task_loss {task: loss}, examples {task: count}, example_ids_hash, tokens,
                 pack_fill, learning_rate, grad_norm, step_seconds, useful_tokens_per_second, memory_bytes
     evaluation  step, scores {task: {metric: value}}
-    checkpoint, resume, export    step, path
+    checkpoint  step, folder, seconds (of writing it), stalled_seconds (of them, training waited), bytes; waited_seconds
+                when the one before was still being written
+    resume      step, folder, examples {task: count}
+    export      step, path
     progress    what, and how far it is: signs of life of a long evaluation
     warning     message
     finish      where everything lies

@@ -5,9 +5,15 @@ Codes are below 64, where neither the shell's (126 and above) nor sysexits.h's b
 
 from __future__ import annotations
 
+import errno
+import re
+from concurrent.futures.process import BrokenProcessPool
 from enum import IntEnum
 
 from trainer.errors import UserError
+
+_PEER = re.compile(r"connection (closed|reset|refused)|broken pipe|gloo|nccl|TCPStore|timed out|wait timeout", re.I)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Exit(IntEnum):
@@ -36,7 +42,7 @@ class RunError(UserError):
         super().__init__(what, why=why, fix=fix)
         self.exit_code = code
 
-    def __reduce__(self):  # pickled from rank 0 to the others
+    def __reduce__(self):  # pickled, from rank 0 to the others
         return _rebuild, (self.exit_code, self.what, self.why, self.fix)
 
 
@@ -46,3 +52,21 @@ def _rebuild(code, what, why, fix):
 
 # Started again, the run may well come through: nothing in the recipe, the data or the machine need be mended first.
 TRANSIENT = frozenset({Exit.BUG, Exit.HANG, Exit.PEER, Exit.WORKER, Exit.MEMORY, Exit.NOT_FINITE})
+
+
+def explain(error: BaseException) -> tuple[Exit | int, str]:
+    """Exit code and one-line cause of what ended a command."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    if isinstance(error, UserError):
+        return error.exit_code, " ".join(error.what.split())
+    if isinstance(error, KeyboardInterrupt):
+        return Exit.INTERRUPTED, "interrupted"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Exit.MEMORY, said
+    if isinstance(error, BrokenProcessPool):
+        return Exit.WORKER, f"a process that prepares data was killed, perhaps for want of memory ({said})"
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return Exit.DISK, said
+    if isinstance(error, (RuntimeError, ConnectionError)) and _PEER.search(said):
+        return Exit.PEER, f"the connection to another process of the run broke: {said}"
+    return Exit.BUG, said

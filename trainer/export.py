@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import AutoModel
 
 from trainer import __version__, checkpoint
@@ -44,8 +44,9 @@ def probe_hidden_states(session) -> Probe:
     }
 
 
-def save_probe(path: Path, probe: Probe) -> None:
-    save_file({name: value.contiguous() for name, value in probe.items()}, str(path))
+def probe_bytes(probe: Probe) -> bytes:
+    """The content of a checkpoint's probe.safetensors."""
+    return save({name: value.contiguous() for name, value in probe.items()})
 
 
 def load_probe(path: Path) -> Probe:

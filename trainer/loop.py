@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, BinaryIO
 
 import torch
 
-from trainer import checkpoint, distributed
+from trainer import distributed
+from trainer.checkpoint_writer import Content
 from trainer.config import TrainSection
+from trainer.data.mixture import variants_of
 from trainer.data.packing import StepPlan
 from trainer.evaluation.dev import Scores, evaluate_dev
-from trainer.export import probe_hidden_states, save_probe
+from trainer.export import probe_bytes, probe_hidden_states
 from trainer.model.fused import compiled_graphs
-from trainer.model.vocabulary import kept_rows, save_kept_rows
-from trainer.session import Session, parameter_layout, run_identity
+from trainer.model.vocabulary import KEPT_ROWS, kept_rows, write_kept_rows
+from trainer.resume import state_of
+from trainer.session import Session
 from trainer.tasks.spec import Task
+from trainer.watch import told_to_stop
 
 PROGRESS_SECONDS = 10.0  # between signs of life of a long evaluation
 
@@ -26,33 +34,38 @@ def train(session: Session) -> Scores:
     config, engine, world = session.config, session.engine, session.world
     tasks, report = session.tasks, StepReport(session)
     saved_at, scores, skipped = time.monotonic(), None, engine.skipped_steps()
-    steps = range(session.first_step, session.total_steps + 1)
-    for step, data in zip(steps, session.loader(), strict=False):
+    watch, steps = session.watch, range(session.first_step, session.total_steps + 1)
+    for step, data in watch.timed(steps, session.loader()):
         began, plan = time.monotonic(), data.plan
         counts = plan.task_counts(len(tasks))
         factors = loss_factors(config.train, tasks, int(counts.sum()), len(session.tokenizer))
-        sums = torch.zeros(len(tasks), dtype=torch.float64, device=world.device)
-        for batch in data.batches:
-            sums += engine.micro_step(batch.to(world.device), factors, step)
+        losses = [engine.micro_step(batch.to(world.device), factors, step) for batch in data.batches]
         rate = learning_rate(step, session.total_steps, config.train)
         norm = engine.step(rate)
         if engine.skipped_steps() > skipped:
             skipped = engine.skipped_steps()
-            session.events.emit("warning", message=f"step {step}: overflow in fp16, no update", skipped_steps=skipped)
+            watch.skipped(step, plan, data.batches, losses)
         else:
             session.decay *= 1 - rate * config.train.weight_decay
         session.examples = {name: session.examples[name] + n for name, n in zip(tasks, counts.tolist(), strict=True)}
-        report.add(step, plan, distributed.sum_over_ranks(sums), factors, rate, norm, began)
+        news = torch.cat([torch.stack(losses).double().sum(0), watch.extras(engine.forward_seconds).to(world.device)])
+        report.add(step, plan, distributed.sum_over_ranks(news), factors, rate, norm, began)
+        session.checkpoints.poll()
 
         last, improved = step == session.total_steps, False
         if _due(config.evaluation.every_steps, step, last):
             report.flush()
             scores = _evaluate(session, step)
             improved = _note_best(session, step, scores)
-        if _due(config.checkpoint.every_steps, step, last) or improved or _time_is_up(session, saved_at):
+        due = _due(config.checkpoint.every_steps, step, last) or _time_is_up(session, saved_at)
+        if due or improved or watch.stopping:
             report.flush()
-            _save(session, step, plan)
+            folder = _save(session, step, plan)
             saved_at = time.monotonic()
+            if watch.stopping and not last:
+                session.checkpoints.finish()
+                raise told_to_stop(watch.stopping, folder)
+    session.checkpoints.finish()
     return scores or _evaluate(session, session.total_steps)
 
 
@@ -91,7 +104,8 @@ class StepReport:
         self.reported_at = 0.0
 
     def add(self, *values) -> None:
-        """Take (step, plan, loss sums by task, factors, learning rate, gradient norm, when it began)."""
+        """Take (step, plan, sums over ranks: losses by task, then what `Watch.extras` gives; factors, learning rate,
+        gradient norm, when it began)."""
         self.flush()
         self.waiting = values
         if not self.late:
@@ -101,15 +115,17 @@ class StepReport:
         """Report the step that waits, if one does."""
         if self.waiting is None:
             return
-        (step, plan, sums, factors, rate, norm, began), self.waiting = self.waiting, None
-        sums, norm, now = sums.tolist(), float(norm), time.monotonic()
+        (step, plan, news, factors, rate, norm, began), self.waiting = self.waiting, None
+        news, norm, now = news.tolist(), float(norm), time.monotonic()
         seconds, self.reported_at = now - max(began, self.reported_at), now
         names = list(self.session.prepared)
+        sums, extras = news[: len(names)], news[len(names) :]
+        loss = sum(factors[name] * total for name, total in zip(names, sums, strict=True))
         counts = plan.task_counts(len(names)).tolist()
         self.session.events.emit(
             "step",
             step=step,
-            loss=sum(factors[name] * total for name, total in zip(names, sums, strict=True)),
+            loss=loss,
             task_loss={name: total / n for name, total, n in zip(names, sums, counts, strict=True) if n},
             examples={name: n for name, n in zip(names, counts, strict=True)},
             example_ids_hash=plan.example_ids_hash(),
@@ -122,6 +138,7 @@ class StepReport:
             memory_bytes=self.session.engine.memory_bytes(),
             compiled_graphs=compiled_graphs(),
         )
+        self.session.watch.read(step, extras, seconds, loss)
 
 
 def _due(every: int | None, step: int, last: bool) -> bool:
@@ -139,9 +156,11 @@ def _evaluate(session: Session, step: int) -> Scores:
     pack_tokens = section.pack_tokens or session.config.train.pack_tokens
     limit = section.end_limit if step == session.total_steps else section.limit
     said = time.monotonic()
+    session.watch.beat("evaluation")
 
     def progress(done: int, total: int) -> None:
         nonlocal said
+        session.watch.beat()
         if time.monotonic() - said > PROGRESS_SECONDS and done < total:
             session.events.emit("progress", what="evaluation", packs_done=done, packs=total)
             said = time.monotonic()
@@ -154,37 +173,31 @@ def _evaluate(session: Session, step: int) -> Scores:
 
 
 def _note_best(session: Session, step: int, scores: Scores) -> bool:
-    """Whether the mean of the tasks' headline scores beats every earlier one."""
-    mean = sum(scores[name][task.metric] for name, task in session.tasks.items()) / len(session.tasks)
+    """Whether the mean of the tasks' headline scores beats every earlier one; languages of a task count as one task."""
+    by_task: dict[str, list[float]] = {}
+    for name, base in variants_of(session.tasks.values()).items():
+        by_task.setdefault(base, []).append(scores[name][session.tasks[name].metric])
+    mean = fmean(map(fmean, by_task.values()))
     if session.best and mean <= session.best["score"]:
         return False
     session.best = {"score": mean, "step": step}
     return True
 
 
-def _save(session: Session, step: int, plan: StepPlan) -> None:
-    began = time.monotonic()
-    state = {
-        "step": step,
-        "planner": plan.state,
-        "world_size": session.world.size,
-        "stage": session.engine.stage,
-        "best": session.best,
-        "decay": session.decay,
-        "layout": parameter_layout(session),
-        "examples": session.examples,
-        "identity": run_identity(session),
-    }
-    probe = probe_hidden_states(session)
+def _save(session: Session, step: int, plan: StepPlan) -> Path:
+    """Start writing a checkpoint; the folder where it will be once it is complete."""
+    session.watch.beat("checkpoint")
 
-    def write(folder):
-        session.engine.save(folder / "engine")
+    def take(folder: Path) -> tuple[Content, Callable[[], None]]:
+        probe = probe_hidden_states(session)
+        snapshot = session.engine.snapshot(folder / "engine")
+        content: dict[str, Callable[[BinaryIO], Any]] = {
+            str(path.relative_to(folder)): partial(torch.save, value) for path, value in snapshot.files.items()
+        }
         if session.world.first:
-            save_probe(folder / "probe.safetensors", probe)
-            save_kept_rows(folder, kept_rows(session.engine.model.encoder))
+            content["probe.safetensors"] = lambda file: file.write(probe_bytes(probe))
+            if (kept := kept_rows(session.engine.model.encoder)) is not None:
+                content[KEPT_ROWS] = partial(write_kept_rows, kept)
+        return content, snapshot.wait
 
-    run = session.config.run_folder
-    folder = checkpoint.save_checkpoint(run, step, state, write, session.world)
-    if session.world.first:
-        checkpoint.prune(run, session.config.checkpoint.keep, session.best.get("step"))
-    session.events.emit("checkpoint", step=step, folder=str(folder), seconds=time.monotonic() - began)
+    return session.checkpoints.save(step, state_of(session, step, plan.state), take, session.best.get("step"))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer import engine
-from trainer.checkpoint import checkpoint_folders, read_state, step_of
+from trainer.checkpoint import checkpoint_folders, held, read_state, step_of
 from trainer.config import RunConfig, load_recipe
 from trainer.data.prepare import Prepared, open_prepared, tasks_of
 from trainer.distributed import World
@@ -102,9 +102,9 @@ def open_model(folder: Path, overrides: Sequence[str] = (), dev_data: bool = Tru
         if dev_data:
             _check_labels(folder, prepared)
     else:
-        state = engine.full_state_of_checkpoint(checkpoint / "engine")
-        first = model.encoder.get_input_embeddings().weight
-        state = plain_state(state, kept, read_state(checkpoint)["decay"], first)
+        with held(checkpoint):
+            state, decay = engine.full_state_of_checkpoint(checkpoint / "engine"), read_state(checkpoint)["decay"]
+        state = plain_state(state, kept, decay, model.encoder.get_input_embeddings().weight)
     _load(model, state, folder)
     return RestoredModel(config, world, model.eval(), dtype, tokenizer, prepared, checkpoint)
 

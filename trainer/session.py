@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 
-from trainer import checkpoint, distributed, engine, plan
+from trainer import distributed, engine, plan
+from trainer.checkpoint_writer import CheckpointWriter
 from trainer.config import RunConfig, dump_recipe
 from trainer.data.loader import Collator, TrainLoader
 from trainer.data.masking import masking_of
@@ -30,11 +32,11 @@ from trainer.export import probe_hidden_states, write_export
 from trainer.model import vocabulary
 from trainer.model.build import build_model, first_rows, plain_state
 from trainer.model.encoder import load_tokenizer
+from trainer.resume import continue_run, run_identity
 from trainer.tasks import load_tasks
 from trainer.tasks.spec import Task
-
-# What may change under a run that is continued, because no weight and no example depends on it.
-HARMLESS = ("run", "log", "checkpoint", "evaluation", "data.store", "data.workers", "data.prepare", "task_files")
+from trainer.watch import Watch, alike
+from trainer.watch.alike import check_alike
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Session:
     best: score and step of the best evaluation so far.
     examples: task -> units trained on so far.
     decay: product of (1 - learning rate * weight decay) so far: what untrained embedding rows are multiplied by.
+    checkpoints: writes the run's checkpoints.
     """
 
     config: RunConfig
@@ -57,9 +60,21 @@ class Session:
     planner: Planner
     engine: Engine
     events: Events
+    watch: Watch
     best: dict[str, float]
     examples: dict[str, int]
     decay: float = 1.0
+
+    def __post_init__(self):
+        section = self.config.checkpoint
+        self.checkpoints = CheckpointWriter(
+            self.config.run_folder, self.world, self.events, section.keep, section.background
+        )
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What must not change when the run is continued; see `run_identity`."""
+        return run_identity(self)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -79,6 +94,7 @@ class Session:
 
     def export(self, out: Path, scores: Scores | None = None) -> Path:
         """Write the live model as a plain Hugging Face folder; all ranks must call it."""
+        self.watch.beat("export")
         state, probe = self.engine.full_state(), probe_hidden_states(self)
         encoder = self.engine.model.encoder
         what = (encoder.config, self.tokenizer, self.tasks, self.config, probe, self.engine.dtype, scores)
@@ -107,6 +123,7 @@ def open_session(
     """
     world = engine.start()
     config, planned = plan.apply(config, world)
+    check_alike(alike.versions(), "the same code and packages")
     packs_of_rank(config.train.packs_per_step, world.rank, world.size)
     dtype = engine.choose_dtype(config, world.device)
     engine.derive_config(config, world.size, dtype)
@@ -121,6 +138,7 @@ def open_session(
     if config.data.prepare == "auto":
         distributed.on_first(lambda: prepare(config, tasks, tokenizer, progress))
     prepared = open_prepared(config, tasks, tokenizer)
+    check_alike(alike.data(prepared), "the same prepared data")
     rates, total_steps = resolve_mixture(config, prepared)
     planner = make_planner(config, prepared, rates)
 
@@ -129,10 +147,14 @@ def open_session(
     distributed.on_first(lambda: check_room(run, sum(p.numel() for p in model.parameters()), config.checkpoint.keep))
     live = Engine(model, config, world, dtype)
     events = _open_events(run, sinks(total_steps)) if world.first else Events([])
+    watch = Watch(config, world, events, list(prepared), dtype)
+    watch.start()
+    live.beat = watch.beat
+    examples = dict.fromkeys(prepared, 0)
     session = Session(
-        config, world, tokenizer, prepared, rates, total_steps, 1, planner, live, events, {}, dict.fromkeys(prepared, 0)
+        config, world, tokenizer, prepared, rates, total_steps, 1, planner, live, events, watch, {}, examples
     )
-    continued = _continue(session)
+    continued = continue_run(session)
     if world.first:
         dump_recipe(config, run / "recipe.yaml")
     events.emit(
@@ -216,77 +238,6 @@ def _open_events(run: Path, sinks: list) -> Events:
     if lines.torn_bytes:
         events.emit("warning", message=f"a half-written line ({lines.torn_bytes} bytes) was cut off events.jsonl")
     return events
-
-
-def run_identity(session: Session) -> dict[str, Any]:
-    """What must not change under a run that is continued, flat, by recipe key."""
-    flat: dict[str, Any] = {}
-
-    def flatten(prefix: str, value: Any) -> None:
-        if any(prefix == key or prefix.startswith(key + ".") for key in HARMLESS):
-            return
-        if isinstance(value, dict) and value:
-            for key, below in value.items():
-                flatten(f"{prefix}.{key}" if prefix else key, below)
-        else:
-            flat[prefix] = value
-
-    flatten("", session.config.to_dict())
-    for name, item in session.prepared.items():
-        flat[f"prepared data of {name}"] = item.train.manifest["fingerprint"]
-    return flat
-
-
-def parameter_layout(session: Session) -> dict[str, str]:
-    """What decides the names and shapes of the trained parameters, besides the encoder and the tasks."""
-    rows = vocabulary.rows_hash(vocabulary.kept_rows(session.engine.model.encoder))
-    return {"layers": session.config.kernels.layers, "vocabulary rows": rows}
-
-
-def _continue(session: Session) -> str | None:
-    """Restore the newest good checkpoint; the folder it was, or None for a new run."""
-    config, world = session.config, session.world
-    events = session.events
-    if not config.checkpoint.resume:
-        if aside := distributed.on_first(lambda: checkpoint.set_aside(config.run_folder)):
-            events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
-        return None
-    folder = distributed.on_first(
-        lambda: checkpoint.newest_good(config.run_folder, lambda text: events.emit("warning", message=text))
-    )
-    if folder is None:
-        return None
-    state = checkpoint.read_state(folder)
-    if state["world_size"] != world.size or state["stage"] != session.engine.stage:
-        raise UserError(
-            f"{folder} was written by {state['world_size']} processes at ZeRO stage {state['stage']}, "
-            f"but this run has {world.size} at stage {session.engine.stage}",
-            why="the optimizer's state is cut by rank and stage",
-            fix="start with the same number of processes and engine.config, or choose another run.name",
-        )
-    if state["layout"] != parameter_layout(session):
-        raise UserError(
-            f"the parameters in {folder} are not laid out as this run's",
-            why=f"then {state['layout']}, now {parameter_layout(session)}: kernels.layers names them, model.vocabulary "
-            "and the prepared data choose the embedding's rows",
-            fix="undo the change, or choose another run.name",
-        )
-    identity = run_identity(session)
-    changed = sorted(
-        key for key in identity.keys() | state["identity"].keys() if identity.get(key) != state["identity"].get(key)
-    )
-    if changed and not config.checkpoint.accept_changes:
-        raise UserError(
-            f"{folder} belongs to another recipe or other data: {', '.join(changed)} changed",
-            why="; ".join(f"{key}: {state['identity'].get(key)!r} -> {identity.get(key)!r}" for key in changed[:3]),
-            fix="undo the change, choose another run.name, or checkpoint.accept_changes=true",
-        )
-    session.engine.load(folder / "engine")
-    session.planner.restore(state["planner"])
-    session.first_step, session.best, session.examples = state["step"] + 1, state["best"], state["examples"]
-    session.decay = state["decay"]
-    events.emit("resume", step=state["step"], folder=str(folder), examples=session.examples)
-    return str(folder)
 
 
 def replace_section(config: RunConfig, section: str, **changes: Any) -> RunConfig:

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import data_throughput
 from tests.stores import mixed_prepared
+from trainer.config import load_recipe
 from trainer.data.loader import Collator
 from trainer.data.packing import Pack, Planner, StepPlan
 from trainer.data.stream import Stream
@@ -64,13 +65,13 @@ def test_every_pack_is_collated(parts):
     _, new_planner, collator = parts
     seen = []
 
-    def counting(tasks, units, number):
-        seen.append((len(units), number))
-        return collator(tasks, units, number)
+    def counting(tasks, units, number, step):
+        seen.append((len(units), number, step))
+        return collator(tasks, units, number, step)
 
     result = data_throughput.measure(new_planner, counting, tokens=600_000, repeats=1)
-    assert len(seen) == result["packs"] and sum(count for count, _ in seen) == result["units"]
-    assert [number for _, number in seen] == [0, 1, 2, 3] * result["steps"]
+    assert len(seen) == result["packs"] and sum(count for count, *_ in seen) == result["units"]
+    assert [place for _, *place in seen] == [[n, step + 1] for step in range(result["steps"]) for n in range(4)]
     assert result["tokens"] > 600_000
 
 
@@ -90,3 +91,10 @@ def test_the_committed_result_names_no_path_and_reached_the_goal():
     assert "/" not in text
     assert result["provenance"]["git_revision"] and result["repeats"] >= 5
     assert result["tokens_per_second"]["median"] >= data_throughput.GOAL
+
+
+def test_a_mixture_with_masked_language_modelling(masked_mixture, monkeypatch):
+    recipe, overrides = masked_mixture
+    monkeypatch.setattr(data_throughput, "use_one_core", lambda: None)
+    result = data_throughput.run(load_recipe(recipe, overrides), tokens=1, repeats=1)
+    assert result["tokens_per_second"]["median"] > 0 and set(result["setting"]["rates"]) == {"qqp", "mlm", "mlm-de"}

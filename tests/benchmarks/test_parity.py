@@ -69,6 +69,13 @@ def test_the_fast_model_is_the_plain_one(tiny, dtype):
     assert "fused" in notes and "rows are trained" in notes
 
 
+def test_a_mixture_with_masked_language_modelling(masked_mixture):
+    recipe, overrides = masked_mixture
+    result = parity.gate(workload.Workload(recipe, None, overrides), dtype="fp32")
+    assert result["tokens"] > 1000 and result["fast"]["gradient"] <= result["limits"]["gradient"]
+    assert "as mlm predicts over all of them" in " ".join(result["notes"])
+
+
 def test_the_gate_can_fail(tiny, monkeypatch):
     build = parity.build_model
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.stores import TASKS, mixed_prepared
-from trainer.data.loader import Collator, TrainLoader, evaluation_packs
+from trainer.data.loader import Collator, TrainLoader
 from trainer.data.packing import Planner, packs_of_rank
 from trainer.data.stream import Stream
 
@@ -179,20 +179,3 @@ def test_an_error_in_the_thread_is_raised_at_its_step(data):
             seen.append(step)
     assert len(seen) == 2
     assert not loader_threads()
-
-
-@pytest.mark.parametrize("pack_tokens", [64, 128, 5000])
-def test_evaluation_packs_hold_every_dev_unit_once(data, pack_tokens):
-    prepared, _ = data
-    packs = evaluation_packs(prepared, pack_tokens)
-    assert all(len(set(pack.tasks.tolist())) == 1 for pack in packs)
-    found = [(int(task), int(unit)) for pack in packs for task, unit in zip(pack.tasks, pack.units, strict=True)]
-    assert found == [(task, unit) for task in range(len(TASKS)) for unit in range(11)]
-    for pack in packs:
-        tokens = list(prepared.values())[pack.tasks[0]].dev.tokens[pack.units]
-        assert pack.tokens == tokens.sum() and (pack.tokens <= pack_tokens or len(tokens) == 1)
-
-
-def test_a_limit_takes_the_first_examples(data):
-    packs = evaluation_packs(data[0], 5000, limit=4)
-    assert [pack.units.tolist() for pack in packs] == [[0, 1, 2, 3]] * len(TASKS)

@@ -12,6 +12,7 @@ from trainer.data.prepare import open_prepared, open_split, prepare, tokenizer_f
 from trainer.errors import NoExamples, UserError
 from trainer.tasks import FORMATS
 from trainer.tasks.intermediate import CCG, MNLI, SQUAD_V2
+from trainer.tasks.mlm import MLM
 from trainer.tasks.xtreme import PANX, TARGETS, XNLI
 
 TASKS = {"mnli": MNLI, "ccg": CCG}
@@ -159,6 +160,20 @@ def test_an_empty_split(config, tiny_tokenizer):
     with pytest.raises(UserError, match=r"mnli \(train\) is empty") as caught:
         prepare(config, TASKS, tiny_tokenizer)
     assert "3 rows were read and dropped" in caught.value.why
+
+
+def test_text_without_anything_to_mask_is_an_empty_split(config, tiny_tokenizer):
+    folder = Path(config.data.folder) / "mlm"
+    folder.mkdir()
+    (folder / "en.txt").write_text("<mask>\n</s>\n")
+    (folder / "en.dev.txt").write_text("the cat\n</s>\n")
+    with pytest.raises(NoExamples, match=r"mlm \(train\) is empty: none of its 2 examples can be used") as caught:
+        prepare(config, {"mlm": MLM}, tiny_tokenizer)
+    assert caught.value.why == "nothing to mask: 2" and "mlm" in caught.value.fix
+    assert not list(Path(config.data.store).glob("*mlm-*"))
+    (folder / "en.txt").write_text("<mask>\nthe dog\n")
+    train, dev = prepare(config, {"mlm": MLM}, tiny_tokenizer)
+    assert train["units"] == dev["units"] == 1 and train["counts"] == dev["counts"] == {"nothing_to_mask": 1}
 
 
 def test_a_label_outside_the_set_names_file_and_line(config, tiny_tokenizer):

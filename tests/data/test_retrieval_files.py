@@ -102,8 +102,9 @@ def test_bucc_with_one_split_uses_it_twice(tmp_path):
 def test_malformed_bucc_files_are_named(tmp_path, side, content, message):
     bucc(tmp_path, {"sample": "s", "training": "t"})
     write(tmp_path, f"bucc2018/de-en/de-en.sample.{side}", content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         open_parallel(BUCC.in_language("de"), files(tmp_path), "sample")
+    assert "bucc2018-de" in caught.value.fix
     assert open_parallel(BUCC.in_language("de"), files(tmp_path), "training").gold
 
 

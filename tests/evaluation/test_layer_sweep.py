@@ -45,7 +45,8 @@ def test_all_layers_come_from_one_pass(config, tmp_path):
     assert sweep["layers"] == [0, 1, 2] and sweep["default_layer"] == 1 and sweep["pooling"] == "mean"
     assert found["languages"] == {"de": [100.0, 100.0, 50.0], "fr": [50.0, 50.0, 50.0]}
     assert found["average"] == [75.0, 75.0, 50.0] and found["best_layer"] == 0 and found["metric"] == "accuracy"
-    assert set(found["skipped"]) == {"ru"} and not any("hidden_states" in note for note in found["notes"])
+    assert found["skipped"] == {"ru": "no test examples"} and "no rows" in found["skipped_details"]["ru"]
+    assert not any("hidden_states" in note for note in found["notes"])
 
     path, picture = write_sweep(tmp_path / "out", sweep)
     assert json.loads(path.read_text()) == sweep

@@ -3,7 +3,16 @@ import json
 import pytest
 
 from trainer.errors import UserError
-from trainer.evaluation.results import LanguageResult, TargetResult, check_writable, summarise, write_results
+from trainer.evaluation.results import (
+    LanguageResult,
+    Skipped,
+    TargetResult,
+    alike,
+    check_writable,
+    skipped_from_json,
+    summarise,
+    write_results,
+)
 from trainer.tasks.spec import Task
 
 
@@ -19,13 +28,14 @@ def answers(name: str) -> TargetResult:
     return result
 
 
+SKIPPED = {"hu": Skipped("no files", "hu/test"), "yo": Skipped("no examples"), "id": Skipped("no files", "id/test")}
 RESULTS = {
     "xnli": target("xnli", "sentence_pair", "accuracy", {"en": {"accuracy": 90.0}, "de": {"accuracy": 70.0}}),
-    "panx": target("panx", "structured", "f1", {"en": {"f1": 60.0, "recall": 50.0}}, skipped={"yo": "it is empty"}),
+    "panx": target("panx", "structured", "f1", {"en": {"f1": 60.0, "recall": 50.0}}, skipped=SKIPPED),
     "xquad": target("xquad", "qa", "mean", {"en": {"f1": 80.0, "exact_match": 60.0, "mean": 70.0}}),
     "mlqa": target("mlqa", "qa", "mean", {"en": {"f1": 50.0, "exact_match": 30.0, "mean": 40.0}}, notes=["cut 3"]),
     "tatoeba": target("tatoeba", "retrieval", "accuracy", {"de": {"accuracy": 10.0}, "fr": {"accuracy": 30.0}}),
-    "bucc2018": target("bucc2018", "retrieval", "f1", {}, skipped={"de": "it is empty"}),
+    "bucc2018": target("bucc2018", "retrieval", "f1", {}, skipped={"de": Skipped("no gold pairs")}),
 }  # fmt: skip
 
 
@@ -42,8 +52,17 @@ def test_averages_are_over_languages_then_tasks():
 
 def test_a_skipped_language_is_named_and_in_no_average():
     panx = summarise(RESULTS)["tasks"]["panx"]
-    assert panx["skipped"] == {"yo": "it is empty"} and panx["averaged_over"] == 1
+    assert panx["skipped"] == {"hu": "no files", "yo": "no examples", "id": "no files"} and panx["averaged_over"] == 1
+    assert panx["skipped_details"] == {"hu": "hu/test", "id": "id/test"}
     assert panx["languages"] == {"en": {"f1": 60.0, "recall": 50.0, "examples": 10}}
+    assert skipped_from_json(json.loads(json.dumps(panx))) == SKIPPED
+    assert skipped_from_json({"skipped": {"yo": "no examples"}}) == {"yo": Skipped("no examples")}
+
+
+def test_languages_skipped_for_one_reason_are_told_together():
+    assert alike(SKIPPED.items()) == [(["hu", "id"], "no files (e.g. hu/test)"), (["yo"], "no examples")]
+    assert alike([("hu", SKIPPED["hu"]), ("hu", SKIPPED["hu"])]) == [(["hu"], "no files (hu/test)")]
+    assert alike([]) == []
 
 
 def test_averages_over_nothing_are_null():

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from transformers import AutoModel
@@ -70,10 +71,23 @@ def test_one_example_and_an_empty_file(by_hand, tmp_path):
         write(folder / f"tatoeba.{iso3}-eng.{iso3}", *lines)
     result = by_hand(files(tmp_path), "tatoeba")
     assert list(result.languages) == ["de"] and result.average == 100.0
-    assert "no rows" in result.skipped["fr"] and "is missing" in result.skipped["af"]
+    assert "no rows" in result.skipped["fr"].details and result.skipped["fr"].reason == "no test examples"
+    assert result.skipped["af"].reason == result.skipped["zh"].reason == "no test files"
+    assert "tatoeba.afr-eng.eng" in result.skipped["af"].details
     assert {*result.languages, *result.skipped} == set(TARGETS["tatoeba"].languages)
     only_empty = by_hand(files(tmp_path), "tatoeba", languages=["fr"])
     assert not only_empty.languages and only_empty.average is None and set(only_empty.skipped) == {"fr"}
+
+
+def test_tatoeba_from_the_hub(by_hand, monkeypatch, tmp_path):
+    def load_dataset(path, name, split, revision):
+        assert (path, name) == ("google/xtreme", "tatoeba.deu")
+        return datasets.Dataset.from_dict({"source_sentence": ["1 0", "0 1"], "target_sentence": ["2 0", "3 0"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    config = RunConfig(data=DataSection(source="hub", store=str(tmp_path)))
+    german = by_hand(config, "tatoeba", languages=["de"]).languages["de"]
+    assert german.predictions == [0, 0] and german.scores == {"accuracy": 50.0}
 
 
 def test_bad_requests(by_hand, tmp_path):

@@ -146,10 +146,13 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_bad_folders_are_one_clear_error(fault, folders):
+def test_bad_folders_are_one_clear_error(fault, folders, capfd):
     fault(*folders)
     with pytest.raises(UserError, match=FAULTS[fault]):
         score_folders(*folders)
+    assert run_command(["score", *map(str, folders)]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: ") and "next: " in error and "Traceback" not in error
 
 
 def test_the_command_says_what_is_wrong(folders, capfd):

@@ -83,8 +83,9 @@ def test_malformed_predictions_are_one_clear_error(fault, tmp_path):
     folder = tmp_path / "predictions" / name
     (path,) = folder.iterdir()
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         read_language(folder, tmp_path / "labels" / name, TARGETS[name], "de")
+    assert caught.value.fix
 
 
 def test_labels_must_be_in_squads_layout(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.launching import DEMO
 from tests.model.encoders import tiny_encoder
 from trainer.cli import run_command
 from trainer.errors import UserError
@@ -102,6 +103,34 @@ def test_bad_requests_are_one_clear_error(plain, tatoeba, fails, tmp_path, argum
         text for text in tatoeba if not any(a.startswith("data.folder") for a in arguments) or "folder" not in text
     ]
     assert expected in fails("evaluate", plain, *arguments, *out, *(overrides if "--tasks" in arguments else ()))
+
+
+FILE_FAULTS = {  # of the French files of Tatoeba: texts of English and French, None: no file; what the error says
+    "missing language": (["a"], None, "a file of tatoeba-fr (test) is missing", "tatoeba.fra-eng.fra"),
+    "unaligned": (["a", "b"], ["c"], "are not aligned", "tatoeba.fra-eng.eng has 2 lines, tatoeba.fra-eng.fra 1"),
+    "empty line": (["a", "b"], ["c", ""], "tatoeba.fra-eng.fra:2: an empty line", ""),
+}
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_bad_files_are_one_clear_error(fault, plain, tatoeba, fails, tmp_path):
+    *texts, said, also = FILE_FAULTS[fault]
+    for side, lines in zip(("eng", "fra"), texts, strict=True):
+        path = tmp_path / "data" / "tatoeba" / f"tatoeba.fra-eng.{side}"
+        path.write_text("".join(f"{line}\n" for line in lines or ()))
+        if lines is None:
+            path.unlink()
+    error = fails("evaluate", plain, "--tasks", "tatoeba", "--languages", "de,fr", "--out", tmp_path / "out", *tatoeba)
+    assert said in error and also in error and not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_a_malformed_treebank_is_one_clear_error(plain, fails, tmp_path):
+    path = tmp_path / "data" / "udpos" / "en_x-ud-train.conllu"
+    path.parent.mkdir(parents=True)
+    path.write_text("1\tthe\t_\tDET" + "\t_" * 6 + "\n2\tcat\tNOUN\n")
+    overrides = [f"data.folder={tmp_path / 'data'}", f"data.store={tmp_path / 'store'}", "data.source=files"]
+    error = fails("prepare", DEMO, *overrides, f"model.encoder={plain}", "tasks=[udpos]")
+    assert "en_x-ud-train.conllu:2: malformed CoNLL-U: 3 columns" in error
 
 
 def test_a_missing_model_is_named(fails):

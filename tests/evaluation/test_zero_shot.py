@@ -12,7 +12,7 @@ from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluation.results import summarise, write_results
 from trainer.evaluation.scorer import score_folders
-from trainer.evaluation.zero_shot import evaluate_targets, head_for, languages_for
+from trainer.evaluation.zero_shot import evaluate_targets, head_for, languages_for, missing_file
 from trainer.model.attention import SDPA
 from trainer.model.heads import HeadBank
 from trainer.model.multitask import MultiTaskModel
@@ -90,8 +90,10 @@ def test_every_language_with_files_is_scored_and_the_others_are_skipped_with_the
     assert list(result.languages) == ["de", "en", "fr"], "in the task's order"
     assert {code: found.examples for code, found in result.languages.items()} == {"de": 7, "en": 11, "fr": 1}
     assert result.skipped.keys() == set(XNLI.languages) - {"de", "en", "fr"}
-    assert "test-ar.tsv has no rows" in result.skipped["ar"]
-    assert "missing" in result.skipped["zh"] and "test-zh.tsv" in result.skipped["zh"]
+    assert result.skipped["ar"].reason == "no test examples"
+    assert "test-ar.tsv has no rows" in result.skipped["ar"].details
+    assert {result.skipped[code].reason for code in result.skipped.keys() - {"ar"}} == {"no test files"}
+    assert "test-zh.tsv" in result.skipped["zh"].details
     assert result.average == pytest.approx(sum(f.scores["accuracy"] for f in result.languages.values()) / 3)
     assert result.notes == ["scored by the head of mnli"]
 
@@ -253,3 +255,10 @@ def test_languages_are_those_asked_for_in_the_targets_order():
     assert languages_for(XQUAD, None) == list(XQUAD.languages)
     with pytest.raises(UserError, match="xquad is not in ko or sw"):
         languages_for(XQUAD, ["ko", "sw"])
+
+
+def test_what_is_on_the_hub_is_not_looked_for_in_files():
+    assert missing_file(PANX.in_language("de"), DataSection(source="hub")) is None
+    named = DataSection(source="hub", files={"panx": {"test": ("nowhere/{language}.tsv",)}})
+    assert "nowhere/de.tsv" in missing_file(PANX.in_language("de"), named).why
+    assert missing_file(XNLI.in_language("de"), named) is None

@@ -7,15 +7,16 @@ from tests.model.encoders import tiny_encoder
 from tests.stores import mixed_prepared
 from trainer.model.attention import SDPA
 from trainer.model.vocabulary import (
+    KEPT_ROWS,
     TrimmedEmbedding,
     kept_rows,
     load_kept_rows,
     restore_rows,
     rows_hash,
-    save_kept_rows,
     trim,
     trimming_saves,
     used_rows,
+    write_kept_rows,
 )
 
 KEPT = np.array([0, 1, 2, 5, 9, 40, 59])
@@ -81,7 +82,7 @@ def test_an_encoder_is_trimmed_in_place(tmp_path):
     assert saves == pytest.approx(1 - left / parameters)
     assert kept_rows(encoder).tolist() == KEPT.tolist()
     assert rows_hash(KEPT) != rows_hash(KEPT[:-1])
-    save_kept_rows(tmp_path, None)
     assert load_kept_rows(tmp_path) is None
-    save_kept_rows(tmp_path, kept_rows(encoder))
+    with open(tmp_path / KEPT_ROWS, "wb") as file:
+        write_kept_rows(kept_rows(encoder), file)
     assert load_kept_rows(tmp_path).tolist() == KEPT.tolist()

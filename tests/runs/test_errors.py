@@ -9,15 +9,16 @@ import pytest
 
 from tests.launching import DEMO, ROOT, deepspeed
 from trainer.cli import run_command
+from trainer.exits import Exit
 
 
 @pytest.fixture
 def fails(capfd):
     """Runs a command that must fail; its error text."""
 
-    def run(*arguments: object) -> str:
+    def run(*arguments: object, code: int = Exit.USER) -> str:
         capfd.readouterr()
-        assert run_command(list(map(str, arguments))) == 2
+        assert run_command(list(map(str, arguments))) == code
         error = capfd.readouterr().err
         assert error.startswith("error: ") and "next: " in error and "Traceback" not in error
         return error
@@ -162,7 +163,7 @@ def test_corrupt_checkpoint(fails, tiny_run, tmp_path, capfd):
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
-    error = fails("train", DEMO, *tiny_run)
+    error = fails("train", DEMO, *tiny_run, code=Exit.CHECKPOINT)
     assert "no usable checkpoint" in error and "checksum" in error
 
 

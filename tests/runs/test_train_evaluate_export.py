@@ -31,7 +31,7 @@ def run(request, store, tmp_path_factory):
 
 
 def test_the_run_folder_and_its_events(run):
-    assert {p.name for p in run.iterdir()} == {"recipe.yaml", "events.jsonl", "checkpoints", "export"}
+    assert {p.name for p in run.iterdir()} == {"recipe.yaml", "events.jsonl", "checkpoints", "ranks", "export"}
     found = steps(run)
     assert list(found) == [1, 2, 3, 4, 5, 6]
     for event in found.values():
@@ -52,7 +52,7 @@ def test_the_run_folder_and_its_events(run):
 def test_old_checkpoints_go_and_the_best_stays(run):
     kept = {p.name for p in (run / "checkpoints").iterdir()}
     best = json.loads((run / "checkpoints" / "step-6" / "state.json").read_text())["best"]["step"]
-    assert kept == {"step-4", "step-6", f"step-{best}"}
+    assert kept == {"step-4", "step-6", f"step-{best}", "latest"}
 
 
 def test_evaluating_the_run_or_its_export_gives_the_scores_of_the_live_model(run, capfd):

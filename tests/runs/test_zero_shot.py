@@ -52,7 +52,8 @@ def test_any_number_of_ranks_gives_the_same_predictions_and_scores(export, data,
     assert list(written["tasks"]) == TASKS.split(",")
     panx = written["tasks"]["panx"]
     assert panx["languages"]["de"]["examples"] == 1 and "fr" not in panx["languages"]
-    assert "fr/test has no rows" in panx["skipped"]["fr"] and panx["averaged_over"] == 7
+    assert "fr/test has no rows" in panx["skipped_details"]["fr"] and panx["averaged_over"] == 7
+    assert panx["skipped"]["fr"] == "no test examples" and panx["skipped"]["hu"] == "no test files"
     assert panx["average"] == pytest.approx(sum(scores["f1"] for scores in panx["languages"].values()) / 7)
     assert "skipped fr: " in printed
     swahili = found[1]["predictions/xnli/test-sw.tsv"].splitlines()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.launching import DEMO
-from trainer.study.launch import Launcher
+from trainer.launchers import Launcher
 from trainer.study.plan import make_cells
 from trainer.study.spec import load_study
 

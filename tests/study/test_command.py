@@ -1,6 +1,7 @@
 """`xstilts study` from end to end: plan, cells, tables, exit codes."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from tests.launching import ROOT, xstilts
 from tests.study.conftest import LAUNCHER_TEXT
@@ -50,7 +52,7 @@ def test_a_study_ends_with_all_its_tables(study, write, tmp_path, calls):
     }
     assert "tiny: scores" in out and "differences to none" in out and "50.0" in out
     assert "13 cells: 0 done, 13 to do" in out
-    assert "1m30s" in out and "1.2M" in out and "unknown" in out
+    assert "training 1.2M tokens, about 1m30s and 1 run of unknown length" in " ".join(out.split())
     assert "![differences to none](differences.png)" in (tables / "differences.md").read_text()
     rows = list(csv.DictReader(open(tables / "languages" / "xnli.csv")))
     assert rows[0]["en"] == "51.0000" and rows[0]["average"] == "50.0000"
@@ -62,8 +64,25 @@ def test_a_study_ends_with_all_its_tables(study, write, tmp_path, calls):
 def test_a_dry_run_runs_nothing(study, write, tmp_path, calls):
     code, out, _ = study(write(), "--dry-run")
     assert code == 0 and not calls() and not (tmp_path / "study").exists()
-    assert "tiny-mnli-panx-seed2" in out.replace("\n", "") and "(intermediate run)" in out
-    assert "unknown: no data" in out
+    assert "\ntiny-mnli-seed2 " in out and "\n  tiny-mnli-panx-seed2 " in out and "\ntiny-none-panx-seed2 " in out
+    assert "unknown: no data" in out and "evaluates" not in out
+    code, out, _ = study(write(targets={"retrieval": {"evaluate": ["tatoeba", "lareqa"]}}), "--dry-run")
+    assert code == 0 and "retrieval evaluates tatoeba, lareqa" in out
+
+
+def test_the_plan_shows_long_names_whole(cells_of):
+    """In 80 columns, with the longest figures there are."""
+    names = {"nine_tasks_translated": {"recipe": str(DEMO_STUDY.parents[1] / "demo.yaml")}}
+    targets = {"xquad_mlqa": {"recipe": "launch/recipes/demo.yaml", "evaluate": ["xquad", "mlqa"]}}
+    _, cells = cells_of(encoders={"xlmr_large": "sample"}, intermediate=names, targets=targets)
+    costs = dict.fromkeys(cells, Cost(121_437, 3.3e9, 86400.0 * 112))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(command.plan_table(list(cells.values()), dict.fromkeys(cells, "changed"), costs))
+    lines = console.export_text().splitlines()
+    for name in cells:
+        (line,) = [line for line in lines if name in line.split()]
+        assert line.split()[1:] == ["changed", "121,437", "112d00h"] and len(line.rstrip()) <= 80
+    assert max(map(len, cells)) == 49
 
 
 def test_failures_end_the_command_with_1(study, write, monkeypatch, tmp_path):

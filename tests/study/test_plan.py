@@ -99,9 +99,9 @@ def test_identity_names_what_decides_and_nothing_else(cells_of):
 
 
 def test_what_is_harmless_to_a_run_is_harmless_to_a_cell():
-    from trainer import session
+    from trainer import resume
 
-    assert set(HARMLESS) <= set(session.HARMLESS)
+    assert set(HARMLESS) <= set(resume.HARMLESS)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from tests.study.conftest import LAUNCHER
 from trainer.errors import UserError
+from trainer.evaluation.results import Skipped
 from trainer.study.plan import target_tasks
 from trainer.study.results import (
     Statistic,
@@ -121,6 +122,26 @@ def test_skipped_languages_are_told(study_with):
     found = {**results.found, place: {**results.found[place], 1: whole}}
     [line] = remarks(dataclasses.replace(results, found=found))
     assert line == "not scored: panx in sw (3 of 4 cells): its file is empty"
+
+
+def test_languages_without_files_are_told_in_one_line_a_task(study_with):
+    results = study_with()
+    missing = {code: Skipped("no test files", f"looked for panx/{code}/test") for code in ("hu", "id", "it")}
+    found = {
+        place: {seed: dataclasses.replace(scores, skipped=missing) for seed, scores in seeds.items()}
+        for place, seeds in results.found.items()
+        if place[1] == "panx"
+    }
+    lines = remarks(dataclasses.replace(results, found={**results.found, **found}))
+    assert lines == ["not scored: panx in hu, id, it: no test files (e.g. looked for panx/hu/test)"]
+    place = ("tiny", "none"), "panx"
+    some = {**missing, "it": Skipped("no test examples")}
+    found[place][1] = dataclasses.replace(found[place][1], skipped=some)
+    assert remarks(dataclasses.replace(results, found={**results.found, **found})) == [
+        "not scored: panx in hu, id: no test files (e.g. looked for panx/hu/test)",
+        "not scored: panx in it (1 of 4 cells): no test examples",
+        "not scored: panx in it (3 of 4 cells): no test files (looked for panx/it/test)",
+    ]
 
 
 def test_languages_of_a_target(study_with):

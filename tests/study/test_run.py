@@ -12,8 +12,9 @@ import pytest
 from tests.launching import ROOT
 from tests.study.conftest import LAUNCHER, LAUNCHER_TEXT
 from trainer.errors import UserError
+from trainer.launchers import Launcher
 from trainer.study import record
-from trainer.study.launch import Launcher, last_lines, open_launcher
+from trainer.study.launch import last_lines, open_launcher
 from trainer.study.run import check_starts, failures, is_done, refuse_changed, run_cells
 
 

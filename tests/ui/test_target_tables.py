@@ -9,8 +9,8 @@ SUMMARY = {
     "tasks": {
         "panx": {"group": "structured", "metric": "f1", "average": 61.428,
                  "averages": {"f1": 61.428, "precision": 50.0}, "averaged_over": len(LANGUAGES), "languages": PANX,
-                 "skipped": {"yo": "panx-yo (test) is empty: no rows",
-                             "th": "panx-th (test) is empty"},
+                 "skipped": {"yo": "no test files", "th": "no test files", "zh": "no test examples"},
+                 "skipped_details": {"yo": "looked for yo/test", "th": "looked for th/test"},
                  "notes": ["scored by the head of panx"]},
         "tatoeba": {"group": "retrieval", "metric": "accuracy", "average": 7.5, "averages": {"accuracy": 7.5},
                     "averaged_over": 1, "languages": {"de": {"accuracy": 7.5, "examples": 1000}}, "skipped": {},
@@ -34,7 +34,8 @@ def test_every_language_stands_beside_its_score(width):
 
 def test_what_was_skipped_is_said_with_its_reason():
     text = render(target_table(SUMMARY), 120)
-    assert "skipped yo, th: panx (test) is empty" in text and "skipped zh: no file" in text
+    assert "skipped yo, th: no test files (e.g. looked for yo/test)" in text and "th/test" not in text
+    assert "skipped zh: no test examples" in text and "skipped zh: no file" in text
     assert "scored by the head of panx" in text
     (row,) = [line.split() for line in text.splitlines() if line.startswith("bucc2018")]
     assert row[1:3] == ["-", "0"], "no average over no language"

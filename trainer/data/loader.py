@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from trainer.data.masking import EVALUATION, Masking
-from trainer.data.packing import Pack, Planner, StepPlan, pack_in_order, packs_of_rank
-from trainer.data.prepare import Prepared
+from trainer.data.packing import Pack, Planner, StepPlan, packs_of_rank
 from trainer.data.store import Store
 from trainer.tasks import FORMATS
 from trainer.tasks.spec import PlacedUnit, Task
@@ -202,19 +201,3 @@ def pin_memory(batch: PackedBatch) -> PackedBatch:
     pinned = {name: value.pin_memory() for name, value in vars(batch).items() if torch.is_tensor(value)}
     heads = {t: {name: value.pin_memory() for name, value in arrays.items()} for t, arrays in batch.heads.items()}
     return PackedBatch(**{**vars(batch), **pinned, "heads": heads})
-
-
-def evaluation_packs(prepared: Mapping[str, Prepared], pack_tokens: int, limit: int | None = None) -> list[Pack]:
-    """Every dev unit once, task by task, in packs that do not depend on the number of ranks.
-
-    Args:
-        limit: examples a task at most, from the front of its dev split.
-    """
-    packs = []
-    for index, item in enumerate(prepared.values()):
-        tokens = item.dev.tokens
-        if limit is not None:
-            tokens = tokens[item.dev.example < limit]
-        for units in pack_in_order(tokens, pack_tokens):
-            packs.append(Pack(np.full(len(units), index), units, int(tokens[units].sum())))
-    return packs

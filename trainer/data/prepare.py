@@ -182,15 +182,18 @@ def _prepare_split(config, task, split, tokenizer, fingerprint, folder, progress
         references += chunk_references
         if progress:
             progress(f"{task.name} {split}", len(references))
+    what, why = "", ""
     if not references:
+        what = "no labelled example in its source"
         why = f"{counts['dropped']:,} rows were read and dropped for want of a gold label"
         if counts["other_language"]:
             why += f", {counts['other_language']:,} are of other languages"
-        raise NoExamples(
-            f"{task.name} ({split}) is empty: no labelled example in its source",
-            why=why,
-            fix=f"check the files of {task.name}, or take it out of `tasks`",
-        )
+    elif not any(len(columns["example"]) for columns in chunks):  # masked LM: only special and unknown tokens
+        what = f"none of its {len(references):,} examples can be used with this tokenizer"
+        why = ", ".join(f"{reason.replace('_', ' ')}: {count:,}" for reason, count in counts.items())
+    if what:
+        fix = f"check the files of {task.name}, or take it out of `tasks`"
+        raise NoExamples(f"{task.name} ({split}) is empty: {what}", why=why, fix=fix)
     manifest = {
         "task": task.name,
         "split": split,

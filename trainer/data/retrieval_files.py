@@ -37,7 +37,12 @@ def open_parallel(task: Task, data: DataSection, split: str = "test") -> Paralle
     if on_hub(task, "test", data):
         rows = [row for _, row in raw_rows(task, "test", data)]
         return _aligned([row["target_sentence"] for row in rows], [row["source_sentence"] for row in rows])
-    return read_parallel([path for _, path in find_files(task, "test", data)], task, split)
+    files = [path for _, path in find_files(task, "test", data)]
+    try:
+        return read_parallel(files, task, split)
+    except UserError as error:
+        error.fix = error.fix or f"mend it, or check that this is a file of {task.name}; then the same command again"
+        raise
 
 
 def read_parallel(files: Sequence[Path], task: Task, split: str = "test") -> ParallelText:

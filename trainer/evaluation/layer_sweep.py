@@ -14,6 +14,7 @@ from trainer.config import RunConfig
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluation.dev import PackProgress
+from trainer.evaluation.results import skipped_as_json
 from trainer.evaluation.retrieval import evaluate_layers
 from trainer.evaluation.vectors import choose_layer
 from trainer.tasks.spec import Task
@@ -36,8 +37,9 @@ def sweep_layers(
     Returns:
         Plain JSON: `pooling`, `layers` (indices of hidden states, 0 the embeddings), `default_layer` (XTREME's, see
         `choose_layer`), and `tasks`: name -> `metric`; `average` over the languages, one number a layer; `best_layer`,
-        the lowest one with the highest average; `languages`: code -> one number a layer; `skipped` and `notes` as in
-        `RetrievalResult`, notes without those of single layers. A task without languages is left out.
+        the lowest one with the highest average; `languages`: code -> one number a layer; `skipped`, `skipped_details`
+        and `notes` as `summarise` gives them, notes without those of single layers. A task without languages is left
+        out.
 
     Raises:
         UserError: see `evaluate_retrieval`; or there is no matplotlib for `write_sweep`.
@@ -59,7 +61,7 @@ def sweep_layers(
                 code: [result.languages[code].scores[task.metric] for result in by_layer]
                 for code in by_layer[0].languages
             },
-            "skipped": by_layer[0].skipped,
+            **skipped_as_json(by_layer[0].skipped),
             "notes": by_layer[0].notes[1:],
         }
     return {"pooling": pooling, "layers": layers, "default_layer": choose_layer(None, encoder), "tasks": swept}

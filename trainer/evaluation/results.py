@@ -41,18 +41,27 @@ class LanguageResult:
     references: list = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """Why a language could not be scored: a reason that it may share with others, and what it is in this one, e.g. the
+    paths that were looked for."""
+
+    reason: str
+    details: str = ""
+
+
 @dataclass
 class TargetResult:
     """A target in all languages asked for.
 
     Attributes:
-        skipped: language -> why it could not be scored.
+        skipped: the languages that could not be scored.
         notes: how it was scored, and what was dropped or cut, a line each.
     """
 
     task: Task
     languages: dict[str, LanguageResult]
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -75,13 +84,41 @@ def mean(values: Iterable[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def skipped_as_json(skipped: Mapping[str, Skipped]) -> dict[str, dict[str, str]]:
+    """`skipped`: language -> reason; `skipped_details`: language -> details, where there are some."""
+    return {
+        "skipped": {code: found.reason for code, found in skipped.items()},
+        "skipped_details": {code: found.details for code, found in skipped.items() if found.details},
+    }
+
+
+def skipped_from_json(entry: Mapping[str, Any]) -> dict[str, Skipped]:
+    """What `skipped_as_json` made, read from a task's entry; older ones have no `skipped_details`."""
+    details = entry.get("skipped_details", {})
+    return {code: Skipped(reason, details.get(code, "")) for code, reason in entry["skipped"].items()}
+
+
+def alike(skipped: Iterable[tuple[str, Skipped]]) -> list[tuple[list[str], str]]:
+    """For people: the languages of each reason, and the reason, with the details of the first of them as an example."""
+    reasons: dict[str, dict[str, str]] = {}
+    for code, found in skipped:
+        reasons.setdefault(found.reason, {})[code] = found.details
+    told = []
+    for reason, details in reasons.items():
+        codes, first = list(details), next(iter(details.values()))
+        example = f" ({'e.g. ' * (len(codes) > 1)}{first})" if first else ""
+        told.append((codes, reason + example))
+    return told
+
+
 def summarise(results: Mapping[str, TargetResult]) -> dict[str, Any]:
     """All scores and averages as plain JSON, in per cent.
 
     `tasks`: name -> group, metric, average (see `TargetResult.average`), averages (of every metric), averaged_over
-    (languages scored), languages (code -> metrics and `examples`), skipped (code -> reason), notes. `groups`: mean
-    over the scored tasks of each group, which `group_tasks` names; `total`: mean over all scored tasks; `retrieval`
-    and `non_retrieval`: over those that need no training and those that do. An average over nothing is null.
+    (languages scored), languages (code -> metrics and `examples`), skipped and skipped_details (see `skipped_as_json`),
+    notes. `groups`: mean over the scored tasks of each group, which `group_tasks` names; `total`: mean over all scored
+    tasks; `retrieval` and `non_retrieval`: over those that need no training and those that do. An average over nothing
+    is null.
     """
     tasks: dict[str, Any] = {}
     groups: dict[str, list[str]] = {}
@@ -95,7 +132,7 @@ def summarise(results: Mapping[str, TargetResult]) -> dict[str, Any]:
             "languages": {
                 code: {**found.scores, "examples": found.examples} for code, found in result.languages.items()
             },
-            "skipped": dict(result.skipped),
+            **skipped_as_json(result.skipped),
             "notes": list(result.notes),
         }
         if result.languages:

@@ -14,16 +14,15 @@ import torch.nn.functional as F
 from trainer import distributed, engine
 from trainer.config import RunConfig
 from trainer.data.retrieval_files import ParallelText, open_parallel
-from trainer.data.sources import find_files, on_hub
 from trainer.distributed import World
 from trainer.errors import NoExamples, UserError
 from trainer.evaluation.metrics import accuracy
 from trainer.evaluation.mining import mine, tune_threshold, unique_sentences
 from trainer.evaluation.neighbours import nearest
-from trainer.evaluation.results import LanguageResult, TargetResult
+from trainer.evaluation.results import LanguageResult, Skipped, TargetResult
 from trainer.evaluation.scorer import TOP, bucc_f1, mean_average_precision
 from trainer.evaluation.vectors import choose_layer, sentence_vectors
-from trainer.evaluation.zero_shot import Progress, languages_for
+from trainer.evaluation.zero_shot import NO_EXAMPLES, NO_FILES, Progress, languages_for, missing_file
 from trainer.tasks.spec import Task
 
 CPU_PACK_TOKENS = 4096  # what stays near a CPU's cache is faster
@@ -120,7 +119,7 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
 
 def read_languages(
     task: Task, config: RunConfig, languages: Sequence[str] | None
-) -> tuple[dict[str, Splits], dict[str, str]]:
+) -> tuple[dict[str, Splits], dict[str, Skipped]]:
     """Language -> its sentences, and why others are skipped: no file, or an empty one.
 
     Raises:
@@ -130,28 +129,25 @@ def read_languages(
     asked = languages_for(task, languages)
     splits = ("sample", "training") if task.name == "bucc2018" else ("test",)
     texts: dict[str, Splits] = {}
-    skipped: dict[str, str] = {}
-    missing: UserError | None = None
+    skipped: dict[str, Skipped] = {}
+    first_missing: UserError | None = None
     for code in task.languages if task.name == "lareqa" else asked:  # LAReQA's candidates are those of all languages
         local = task.in_language(code)
-        try:
-            if not on_hub(local, "test", config.data):
-                find_files(local, "test", config.data)
-        except UserError as error:
+        if missing := missing_file(local, config.data):
             if languages is not None and code in asked:
-                raise
-            missing, skipped[code] = missing or error, f"{error.what}: {error.why}"
+                raise missing
+            first_missing, skipped[code] = first_missing or missing, Skipped(NO_FILES, missing.why)
             continue
         try:
             texts[code] = tuple(open_parallel(local, config.data, split) for split in splits)
         except NoExamples as error:
-            skipped[code] = error.what
+            skipped[code] = Skipped(NO_EXAMPLES, error.what)
             continue
         if not texts[code][-1].gold:
             del texts[code]
-            skipped[code] = f"{local.name} (test) has no gold pairs"
-    if missing and not texts:
-        raise missing
+            skipped[code] = Skipped("no gold pairs")
+    if first_missing and not texts:
+        raise first_missing
     return texts, {code: why for code, why in skipped.items() if code in asked}
 
 

@@ -85,7 +85,8 @@ def _score_task(task: Task, predictions: Path, labels: Path) -> TargetResult:
         try:
             scores = METRICS[layout_of(task)](*items, task, code)
         except ValueError as error:
-            raise UserError(f"cannot score {task.name} in {code}", why=str(error)) from None
+            fix = f"check its files in {predictions} and {labels}"
+            raise UserError(f"cannot score {task.name} in {code}", why=str(error), fix=fix) from None
         results[code] = LanguageResult(scores, len(items[1]))
     return TargetResult(task, results)
 

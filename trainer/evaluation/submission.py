@@ -211,9 +211,13 @@ def read_language(predictions: Path, labels: Path, task: Task, language: str) ->
     """
     layout = layout_of(task)
     name = f"test-{language}.{layout.suffix}"
-    found, gold = layout.read(predictions / name), layout.read_labels(labels / name)
-    if layout.same_examples:
-        _check_same_examples(predictions / name, found, gold)
+    try:
+        found, gold = layout.read(predictions / name), layout.read_labels(labels / name)
+        if layout.same_examples:
+            _check_same_examples(predictions / name, found, gold)
+    except UserError as error:
+        error.fix = error.fix or f"write it in XTREME's layout of {task.name}, as `xstilts evaluate --tasks` does"
+        raise
     return found, gold
 
 

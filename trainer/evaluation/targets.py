@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +118,10 @@ def open_for_targets(
     Raises:
         UserError: an unknown target or language, a model without the heads it needs, a folder that cannot be written.
     """
-    config = load_recipe(model / "recipe.yaml", overrides) if is_ours(model) else _default_recipe(overrides)
+    if is_ours(model):
+        config = load_recipe(model / "recipe.yaml", overrides)
+    else:
+        config = load_recipe(None, ["train.steps=1", *overrides])  # a recipe must say so; nothing is trained
     if not names:
         raise UserError("--tasks names no target", fix="e.g. --tasks xnli,panx,tatoeba")
     tasks = load_targets(config, names)
@@ -164,11 +166,3 @@ def _check_languages(tasks: Mapping[str, Task], languages: Sequence[str] | None)
             raise UserError(f"{', '.join(tasks)}: no language {code!r}", fix=f"--languages, of {', '.join(known)}")
     for task in tasks.values():
         languages_for(task, languages)
-
-
-def _default_recipe(overrides: Sequence[str]) -> RunConfig:
-    """Every key's default but for the overrides."""
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = Path(folder) / "defaults.yaml"
-        recipe.write_text("train: {steps: 1}  # a recipe must say so; nothing is trained\n")
-        return load_recipe(recipe, overrides)

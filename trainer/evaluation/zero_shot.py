@@ -13,15 +13,16 @@ from trainer import distributed
 from trainer.config import DataSection
 from trainer.data.loader import Collator, PackedBatch
 from trainer.data.prepare import open_split
-from trainer.data.sources import find_files
+from trainer.data.sources import find_files, on_hub
 from trainer.errors import NoExamples, UserError
 from trainer.evaluation.dev import Part, decode, run_packs
-from trainer.evaluation.results import LanguageResult, TargetResult
+from trainer.evaluation.results import LanguageResult, Skipped, TargetResult
 from trainer.model.encoder import position_offset
 from trainer.restore import RestoredModel
 from trainer.tasks import FORMATS
 from trainer.tasks.spec import Task
 
+NO_FILES, NO_EXAMPLES = "no test files", "no test examples"  # reasons to skip a language
 Progress = Callable[[str, int, int | None], None]  # (what, done, in all if that is known)
 
 
@@ -126,29 +127,30 @@ def _prepare(
     wanted: Mapping[str, Mapping[str, Task]],
     skip_missing: bool,
     progress: Progress | None,
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, Skipped]]:
     """Prepare what is not yet; task -> language -> why it is skipped."""
     told = progress and (lambda what, done: progress(what, done, None))
-    skipped: dict[str, dict[str, str]] = {name: {} for name in wanted}
+    skipped: dict[str, dict[str, Skipped]] = {name: {} for name in wanted}
     for name, variants in wanted.items():
         first_missing = None
         for code, task in variants.items():
-            missing = _missing_file(task, restored.config.data) if skip_missing else None
+            missing = missing_file(task, restored.config.data) if skip_missing else None
             try:
                 if missing:
                     first_missing = first_missing or missing
-                    skipped[name][code] = f"{missing.what}: {missing.why}"
+                    skipped[name][code] = Skipped(NO_FILES, missing.why)
                 else:
                     open_split(restored.config, task, "test", restored.tokenizer, make=True, progress=told)
             except NoExamples as error:
-                skipped[name][code] = error.what
+                skipped[name][code] = Skipped(NO_EXAMPLES, error.what)
         if first_missing and len(skipped[name]) == len(variants):
             raise first_missing
     return skipped
 
 
-def _missing_file(task: Task, data: DataSection) -> UserError | None:
-    if data.source == "hub" and "test" in task.hub and "test" not in data.files.get(task.name, {}):
+def missing_file(task: Task, data: DataSection) -> UserError | None:
+    """What is missing of a target's test files, in its language already; None where nothing is, or the hub has it."""
+    if on_hub(task, "test", data):
         return None
     try:
         find_files(task, "test", data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from trainer.data.store import Store
 
 WORTH_IT = 0.10  # share of the model's parameters, from which on `auto` trims
-_FILE = "vocabulary_rows.npy"  # in a checkpoint
+KEPT_ROWS = "vocabulary_rows.npy"  # in a checkpoint
 NAME = "encoder.embeddings.word_embeddings.weight"
 
 
@@ -83,12 +84,11 @@ def restore_rows(trained: torch.Tensor, kept: np.ndarray, first: torch.Tensor, d
     return whole
 
 
-def save_kept_rows(folder: Path, kept: np.ndarray | None) -> None:
-    """Note in a checkpoint which rows its embedding has."""
-    if kept is not None:
-        np.save(folder / _FILE, kept)
+def write_kept_rows(kept: np.ndarray, file: BinaryIO) -> None:
+    """The content of a checkpoint's vocabulary_rows.npy: which rows its embedding has."""
+    np.save(file, kept)
 
 
 def load_kept_rows(folder: Path) -> np.ndarray | None:
-    """What `save_kept_rows` noted."""
-    return np.load(folder / _FILE) if (folder / _FILE).is_file() else None
+    """What a checkpoint notes of its rows; None where it has all."""
+    return np.load(folder / KEPT_ROWS) if (folder / KEPT_ROWS).is_file() else None

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.errors import UserError
+from trainer.launchers import Launcher
 from trainer.study import plot, record, tables
 from trainer.study.cost import Cost, estimate, total
-from trainer.study.launch import Launcher, open_launcher
+from trainer.study.launch import open_launcher
 from trainer.study.plan import Cell, make_cells, target_tasks
 from trainer.study.results import Grid, collect, differences_grid, remarks, scores_grid
 from trainer.study.run import GOOD, CellsFailed, check_starts, failures, is_done, refuse_changed, run_cells
@@ -109,11 +110,13 @@ def _plan(cells: Sequence[Cell], launcher: Launcher) -> list:
     states = {cell.name: record.state_of(cell) for cell in cells}
     costs = estimate([cell for cell in cells if states[cell.name] != "done"], launcher.processes)
     shown: list = [plan_table(cells, states, costs)]
-    seconds, unknown = total(costs)
+    evaluated = {cell.target: cell.tasks for cell in cells if cell.target and cell.tasks != (cell.target,)}
+    shown += [Text(f"{target} evaluates {', '.join(names)}") for target, names in evaluated.items()]
+    tokens, seconds, unknown = total(costs)
     done = sum(state == "done" for state in states.values())
-    rest = f" and {unknown} runs of unknown length" if unknown else ""
-    about = f"; training about {duration(seconds)}{rest}, evaluation not counted" if costs else ""
-    shown.append(Text(f"{len(cells)} cells: {done} done, {len(cells) - done} to do{about}"))
+    rest = f" and {unknown} {'run' if unknown == 1 else 'runs'} of unknown length" if unknown else ""
+    about = f"; training {count(tokens)} tokens, about {duration(seconds)}{rest}, evaluation not counted"
+    shown.append(Text(f"{len(cells)} cells: {done} done, {len(cells) - done} to do{about if costs else ''}"))
     for why in dict.fromkeys(cost.why for cost in costs.values() if cost.why):
         shown.append(Text(f"unknown: {why}"))
     for cell in cells:
@@ -123,21 +126,19 @@ def _plan(cells: Sequence[Cell], launcher: Launcher) -> list:
 
 
 def plan_table(cells: Sequence[Cell], states: Mapping[str, str], costs: Mapping[str, Cost]) -> Table:
-    """A row for each cell: what it is, whether it is done, and what its training will take."""
+    """A row for each cell: its name, whether it is done, and what its training will take."""
     table = new_table()
-    table.add_column("cell", overflow="fold")
-    for name in ("state", "evaluates"):
-        table.add_column(name, overflow="fold")
-    for name in ("steps", "tokens", "time"):
+    table.add_column("cell\n  starts from the run above", no_wrap=True)  # whole, as --cell takes it
+    table.add_column("state", no_wrap=True)
+    for name in ("steps", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for cell in cells:
         cost = costs.get(cell.name)
-        known = [] if cost is None else [(cost.steps, "{:,}".format), (cost.tokens, count), (cost.seconds, duration)]
-        cells_of_row = [Text("unknown" if value is None else shown(value)) for value, shown in known] or [Text("-")] * 3
-        evaluates = ", ".join(cell.tasks) if cell.target else "(intermediate run)"
+        known = [] if cost is None else [(cost.steps, "{:,}".format), (cost.seconds, duration)]
+        figures = [Text("unknown" if value is None else shown(value)) for value, shown in known] or [Text("-")] * 2
         state = states[cell.name]
         style = {"done": "dim", "changed": "red"}.get(state, "")
-        table.add_row(Text(cell.name), Text(state), Text(evaluates), *cells_of_row, style=style)
+        table.add_row(Text(f"{'  ' if cell.needs else ''}{cell.name}"), Text(state), *figures, style=style)
     return table
 
 
@@ -160,7 +161,7 @@ def _end_with_tables(study: Study, cells: Sequence[Cell], console: Console) -> N
     for grid in shown:
         for table in tables.terminal_tables(grid):
             _show(console, table, "")
-    for line in [*remarks(results), f"{len(written) + bool(picture)} files of tables are in {folder}"]:
+    for line in [tables.NOTE, *remarks(results), f"{len(written) + bool(picture)} files of tables are in {folder}"]:
         console.print(Text(line), soft_wrap=True)
 
 

@@ -48,10 +48,10 @@ def costs_of(configs: Sequence[RunConfig], processes: int | None) -> list[Cost]:
     return [_cost(config, devices) for config in configs]
 
 
-def total(costs: Mapping[str, Cost]) -> tuple[float, int]:
-    """Seconds of all cells whose time is known, and the number of the others."""
-    known = [cost.seconds for cost in costs.values() if cost.seconds is not None]
-    return sum(known), len(costs) - len(known)
+def total(costs: Mapping[str, Cost]) -> tuple[float, float, int]:
+    """Tokens and seconds of all cells whose time is known, and the number of the others."""
+    known = [cost for cost in costs.values() if cost.seconds is not None]
+    return sum(cost.tokens for cost in known), sum(cost.seconds for cost in known), len(costs) - len(known)
 
 
 def _cost(config: RunConfig, devices) -> Cost:

@@ -18,8 +18,8 @@ from trainer.tasks import load_targets, load_tasks
 from trainer.tasks.custom import nearest
 from trainer.tasks.spec import Task
 
-# Keys of a recipe that no score depends on (trainer.session.HARMLESS says the same of a run that is continued).
-HARMLESS = ("run", "log", "checkpoint", "evaluation", "data.store", "data.workers", "data.prepare")
+# Keys of a recipe that no score depends on (trainer.resume.HARMLESS says the same of a run that is continued).
+HARMLESS = ("run", "log", "checkpoint", "evaluation", "watch", "data.store", "data.workers", "data.prepare")
 START_KEYS = ("model.encoder", "model.revision", "model.tokenizer", "model.init")
 READ_BY_EVALUATION = ("data", "evaluation", "engine", "kernels", "task_files", "custom_tasks")
 RETRIEVAL = "sentence_retrieval"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.evaluation.results import Skipped, alike, skipped_from_json
 from trainer.study.plan import Cell
 from trainer.study.spec import Study
 from trainer.tasks.spec import Task
@@ -33,7 +34,7 @@ class TaskScores:
     average: float | None
     languages: Mapping[str, float]
     examples: Mapping[str, int]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, Skipped]
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,12 @@ def remarks(results: Results) -> list[str]:
             lines.append(f"missing: {task} of {' '.join(row)}{which}")
     for task in results.tasks:
         scores = [s for (_, name), seeds in results.found.items() if name == task for s in seeds.values()]
-        times = Counter((code, reason) for s in scores for code, reason in s.skipped.items())
-        alike: dict[tuple[str, int], list[str]] = {}
-        for (code, reason), n in times.items():
-            alike.setdefault((reason, n), []).append(code)
-        for (reason, n), codes in alike.items():
+        skipped = [(code, found) for s in scores for code, found in s.skipped.items()]
+        times = Counter((code, found.reason) for code, found in skipped)
+        for n in dict.fromkeys(times.values()):
             share = "" if n == len(scores) else f" ({n} of {len(scores)} cells)"
-            lines.append(f"not scored: {task} in {', '.join(codes)}{share}: {reason}")
+            for codes, why in alike((code, found) for code, found in skipped if times[code, found.reason] == n):
+                lines.append(f"not scored: {task} in {', '.join(codes)}{share}: {why}")
     return lines
 
 
@@ -204,7 +204,7 @@ def _task_scores(entry: Mapping[str, Any]) -> TaskScores:
     examples = {code: int(values["examples"]) for code, values in entry["languages"].items()}
     if average is not None and not math.isfinite(average):
         raise ValueError(f"the average is {average}")
-    return TaskScores(metric, average, languages, examples, dict(entry["skipped"]))
+    return TaskScores(metric, average, languages, examples, skipped_from_json(entry))
 
 
 def _columns(results: Results) -> dict[str, tuple[str, ...]]:

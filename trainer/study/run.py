@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.launchers import Launcher
 from trainer.study import record
-from trainer.study.launch import Launcher, last_lines
+from trainer.study.launch import last_lines, run_step
 from trainer.study.plan import Cell, Step
 from trainer.study.results import read_scores
 from trainer.ui.human import duration
@@ -131,7 +132,7 @@ def run_cell(cell: Cell, launcher: Launcher, say: Say) -> Outcome:
             before = log.stat().st_size if log.exists() else 0
             say(f"  {step.name}, into {log}")
             began = time.monotonic()
-            code = launcher.run(step.arguments, log, lock)
+            code = run_step(launcher, step.arguments, log, lock)
             if problem := _problem(cell, step, code):
                 return Outcome(cell, "failed", f"{step.name} {problem}", log, tuple(last_lines(log, before)))
             record.mark(cell, step, time.monotonic() - began)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from trainer.study.results import (
@@ -23,8 +23,12 @@ from trainer.study.results import (
 from trainer.ui.tables import new_table
 
 MISSING = "missing"
+ROWS = "intermediate"  # what a row is of
 WIDTH = 80  # of a terminal table
-NOTE = "Mean and sample standard deviation (±) over seeds; (n of m): only n of the m seeds are there."
+NOTE = (
+    "In per cent, differences in points: mean and sample standard deviation (±) over seeds; (n of m): only n of the m "
+    "seeds are there; bold: the best of its column."
+)
 
 
 def write_tables(folder: Path, results: Results, heat_map: Path | None) -> list[Path]:
@@ -45,21 +49,24 @@ def write_tables(folder: Path, results: Results, heat_map: Path | None) -> list[
     return written
 
 
-def terminal_tables(grid: Grid) -> list[Table]:
+def terminal_tables(grid: Grid) -> list[Group]:
     """One table for each encoder, in blocks of columns that fit 80 characters; the best of a column is bold."""
     tables = []
     for encoder in _encoders(grid):
         rows = [row for row in grid.rows if row[0] == encoder]
-        labels = max(len(intermediate) for _, intermediate in rows)
-        for number, columns in enumerate(_blocks(grid, rows, WIDTH - labels)):
-            table = new_table(f"{encoder}: {grid.title}" if number == 0 else None)
-            table.add_column("", no_wrap=True)
+        labels = max(len(label) for label in (ROWS, *(intermediate for _, intermediate in rows)))
+        averages = grid.columns[len(grid.columns) - grid.averages :]
+        for columns in _blocks(grid, rows, WIDTH - labels):
+            what = "averages over tasks" if set(columns) <= set(averages) else ""
+            title = Text(", ".join(filter(None, (f"{encoder}: {grid.title}", what))), "bold")
+            table = new_table()
+            table.add_column(ROWS, no_wrap=True)
             for column in columns:
                 table.add_column(Text(_header(column)), justify="right", no_wrap=True)
             for row in rows:
                 cells = [_terminal_cell(grid, row, column) for column in columns]
                 table.add_row(Text(row[1]), *cells)
-            tables.append(table)
+            tables.append(Group(title, table))  # a title of the table's own would be broken to its width
     return tables
 
 
@@ -67,7 +74,7 @@ def markdown(grid: Grid, notes: Sequence[str] = (), heat_map: Path | None = None
     """A heading, a table for each encoder (the best of a column is bold), the notes as a list."""
     lines = [f"# {grid.title.capitalize()}", "", NOTE, ""]
     for encoder in _encoders(grid):
-        lines += [f"## {encoder}", "", _md_row(["intermediate", *map(_words, grid.columns)])]
+        lines += [f"## {encoder}", "", _md_row([ROWS, *map(_words, grid.columns)])]
         lines.append("|---|" + "---:|" * len(grid.columns))
         for row in (row for row in grid.rows if row[0] == encoder):
             lines.append(_md_row([row[1], *(_md_cell(grid, row, column) for column in grid.columns)]))

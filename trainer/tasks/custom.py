@@ -79,7 +79,7 @@ def tasks_from_file(path: str) -> list[Task]:
         spec.loader.exec_module(module)
     except Exception as error:  # anything at all may be wrong with a user's file
         raise UserError(f"task file {path} fails", why=f"{type(error).__name__}: {error}") from error
-    found = getattr(module, "TASKS", None) or [getattr(module, "TASK", None)]
+    found = module.TASKS if hasattr(module, "TASKS") else [getattr(module, "TASK", None)]
     tasks = list(found.values() if isinstance(found, Mapping) else found)
     if not all(isinstance(task, Task) for task in tasks):
         fix = "TASK = trainer.tasks.spec.Task(name=..., format=..., ...)"

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from trainer.evaluation.results import alike, skipped_from_json
 from trainer.tasks.spec import Task
 
 _NAME_WIDTH = 20  # a longer name goes on in the next line, so that it never takes the room of a number
@@ -81,10 +82,8 @@ def target_table(summary: Mapping[str, Any], title: str | None = None) -> Table:
         others = [f"{metric}={value:.2f}" for metric, value in task["averages"].items() if metric != task["metric"]]
         if others:
             lines.append(Text(f"averages: {' '.join(others)}"))
-        reasons: dict[str, list[str]] = {}
-        for code, why in task["skipped"].items():  # in short, and once for all languages; scores.json has the details
-            reasons.setdefault(why.split(": ")[0].replace(f"{name}-{code}", name), []).append(code)
-        lines += [Text(f"skipped {', '.join(codes)}: {why}", "yellow") for why, codes in reasons.items()]
+        reasons = alike(skipped_from_json(task).items())
+        lines += [Text(f"skipped {', '.join(codes)}: {why}", "yellow") for codes, why in reasons]
         lines += [Text(note, "dim") for note in task["notes"]]
         table.add_row(
             Text(f"{_name(name)}\n  {task['metric']}"),

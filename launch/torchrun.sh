@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Train a recipe through torchrun: on this machine, or as one of several nodes where ssh between them is not allowed.
+# Start the same line on every node; they meet at HOST:PORT, on one of them. The exit code is the run's.
+#
+#     launch/torchrun.sh RECIPE [--nodes N --meet HOST:PORT] [--processes N] [--dry-run] [key=value ...]
+#
+# --processes is of each node; default: one a GPU, or one.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+usage() { sed -n 's/^#     /usage: /p' "${BASH_SOURCE[0]}" >&2; }
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+nodes=1 meet="" processes="" rest=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) usage; exit 0 ;;
+    --nodes | --meet | --processes)
+      [ $# -ge 2 ] || fail "$1 needs a value"
+      declare "${1#--}=$2"
+      shift ;;
+    *) rest+=("$1") ;;
+  esac
+  shift
+done
+[ ${#rest[@]} -gt 0 ] || { usage; fail "no recipe is named"; }
+if [ -z "$processes" ]; then
+  gpus="$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true)"
+  processes="$((gpus > 0 ? gpus : 1))"
+fi
+if [ "$nodes" = 1 ]; then
+  where="--standalone"
+else
+  [ -n "$meet" ] || fail "--nodes $nodes needs --meet HOST:PORT, the same on every node"
+  where="--nnodes $nodes --rdzv_backend c10d --rdzv_endpoint $meet --rdzv_id xstilts"
+fi
+
+python="$root/.venv/bin/python"
+[ -x "$python" ] || python="$(command -v python3)"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m trainer launch "${rest[@]}" --launcher "torchrun $where --nproc_per_node $processes"

@@ -1,0 +1,105 @@
+"""Command lines of launchers, and what they are started in."""
+
+import sys
+
+import pytest
+
+from trainer import launchers
+from trainer.errors import UserError
+from trainer.hosts import Host
+from trainer.launchers import Launcher, open_launcher, srun
+
+
+@pytest.fixture
+def hostfile(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("node1 slots=2\nnode2 slots=2\n")
+    return path
+
+
+def test_the_hosts_of_a_hostfile_are_reached_by_deepspeed(hostfile, tmp_path):
+    launcher = open_launcher("deepspeed --log_level error", hostfile)
+    assert launcher.processes == 4
+    environ = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29501", "HF_HOME": "/my hf"}
+    words = launcher.command(["train", "x.yaml", "tasks=[mnli]"], environ)
+    assert words[1:3] == ["--log_level", "error"]
+    assert words[words.index("--hostfile") + 1] == str(hostfile) and "--force_multi" in words
+    assert words[words.index("--include") + 1] == "node1:0,1@node2:0,1"
+    assert words[words.index("--master_addr") + 1] == "10.0.0.1"
+    assert words[words.index("--master_port") + 1 :] == [
+        "29501",
+        "--module",
+        "trainer",
+        "train",
+        "x.yaml",
+        "'tasks=[mnli]'",
+    ]
+    found = launcher.environment(tmp_path / "run", environ)
+    assert found["DS_ENV_FILE"] == str(tmp_path / "run" / "deepspeed_env")
+    assert "ServerAliveInterval=5" in found["PDSH_SSH_ARGS_APPEND"]
+    assert "HF_HOME=/my hf\n" in (tmp_path / "run" / "deepspeed_env").read_text()
+
+
+def test_a_launcher_goes_on_with_fewer_hosts(hostfile):
+    launcher = open_launcher("deepspeed", hostfile).on({"node2": 1})
+    assert launcher.processes == 1 and launcher.hosts == (Host("node2", 1),)
+    words = launcher.command(["train"], {"MASTER_ADDR": "a", "MASTER_PORT": "1"})
+    assert words[words.index("--include") + 1] == "node2:0"
+
+
+def test_a_hostfile_in_the_launchers_words_is_one(hostfile):
+    launcher = open_launcher(f"deepspeed --hostfile {hostfile} --log_level error")
+    assert launcher.words[1:] == ("--log_level", "error") and len(launcher.hosts) == 2
+
+
+def test_only_deepspeed_takes_a_hostfile(hostfile):
+    with pytest.raises(UserError, match="only deepspeed reads a hostfile"):
+        open_launcher(f"{sys.executable} -X dev", hostfile)
+
+
+def test_an_address_that_only_this_machine_knows_is_not_given_to_others():
+    assert launchers.hosts.default_address(Host("localhost", 1)) is None
+    assert launchers.hosts.default_address(Host("no-such-host.invalid", 1)) is None
+    assert launchers.hosts.default_address(Host("me@192.0.2.7", 1)) == "192.0.2.7"
+
+
+def test_srun_starts_one_task_a_node(monkeypatch):
+    for name in ("SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NNODES", "4")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "32")
+    launcher = srun(8)
+    assert launcher.processes == 32
+    words = launcher.command(["train", "x.yaml"])
+    assert words[:4] == ["srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpus-per-task=32"]
+    assert words[-5:] == ["-m", "trainer.node", "8", "train", "x.yaml"]
+    environ = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    assert launcher.environment(None, environ) == environ
+
+
+def test_srun_outside_of_a_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="nodes of this Slurm job are not known"):
+        srun(1).environment(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    "words, processes",
+    [
+        (("torchrun", "--nproc-per-node=4"), 4),
+        (("torchrun", "--nnodes", "3", "--nproc_per_node", "4"), 12),
+        (("torchrun", "--nproc_per_node", "gpu"), None),
+        (("deepspeed",), None),
+        (("deepspeed", "--num_gpus", "2"), 2),
+        (("python",), 1),
+    ],
+)
+def test_processes_of_a_command_line(words, processes):
+    assert Launcher(words).processes == processes
+
+
+def test_a_working_folder_that_cannot_be_handed_over(hostfile, tmp_path, monkeypatch):
+    (tmp_path / "my runs").mkdir()
+    monkeypatch.chdir(tmp_path / "my runs")
+    with pytest.raises(UserError, match="the working folder .*my runs' has characters"):
+        open_launcher("deepspeed", hostfile).command(["train"])

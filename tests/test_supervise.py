@@ -1,0 +1,163 @@
+"""The supervisor: when it starts a run again, with what, and that signals and leftovers are its business."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from trainer.exits import Exit, RunError
+from trainer.running import Running
+from trainer.supervise import End, Patience, Supervisor, last_step, share_evenly
+
+
+def gives_up(patience, *ends):
+    """The error that the last of these ends leads to, after none for the others."""
+    for end in ends[:-1]:
+        patience.after(end)
+    with pytest.raises(RunError) as error:
+        patience.after(ends[-1])
+    return error.value
+
+
+@pytest.mark.parametrize(
+    "code", [Exit.USER, Exit.DISK, Exit.CHECKPOINT, Exit.ENVIRONMENT, Exit.STOPPED, Exit.INTERRUPTED]
+)
+def test_what_does_not_pass_by_itself_ends_with_its_own_code(code):
+    error = gives_up(Patience(), End(code, "the cause", 7))
+    assert error.exit_code == code and error.what == "the cause"
+
+
+@pytest.mark.parametrize("code", [Exit.BUG, Exit.HANG, Exit.MEMORY, Exit.NOT_FINITE])
+def test_the_same_step_twice_is_its_own_cause(code):
+    error = gives_up(Patience(), End(code, "it broke", 7), End(Exit.PEER, "a host", 9), End(code, "it broke", 7))
+    assert error.exit_code == Exit.GAVE_UP
+    assert error.what == f"step 8 ended the run twice with exit code {int(code)}: it broke"
+
+
+def test_another_step_another_cause_or_a_lost_process_may_pass():
+    patience = Patience()
+    for end in (End(Exit.BUG, "", 7), End(Exit.HANG, "", 7), End(Exit.BUG, "", 8), *[End(Exit.PEER, "", 9)] * 3):
+        assert patience.after(end) >= 1
+
+
+def test_attempts_without_progress_are_limited_and_wait_longer_and_longer():
+    patience = Patience(retries=3)
+    assert [patience.after(End(Exit.PEER, "gone", step)) for step in (0, 5, 5, 5)] == [2.0, 1.0, 2.0, 4.0]
+    assert patience.after(End(Exit.PEER, "gone", 5)) == 8.0
+    error = gives_up(patience, End(Exit.PEER, "gone", 4))
+    assert error.exit_code == Exit.GAVE_UP
+    assert error.what == "4 attempts in a row came no further than step 5; the last: gone"
+    assert Patience(retries=100, in_vain=30).after(End(Exit.PEER, "", 0)) == 60.0
+
+
+def test_hosts_share_the_packs_evenly():
+    assert share_evenly({"a": 2, "b": 2}, 4) == {"a": 2, "b": 2}
+    assert share_evenly({"a": 2, "b": 2}, 6) == {"a": 1, "b": 1}
+    assert share_evenly({"a": 2, "b": 2, "c": 2}, 8) == {"a": 2, "b": 2}
+    assert share_evenly({"a": 3}, 4) == {"a": 2}
+    assert share_evenly({}, 4) == {}
+
+
+# A run of one process: takes so many steps from where its events end, then does what its attempt says.
+RUN = """
+import json, os, signal, sys, time
+from pathlib import Path
+sys.argv.append("trainer")
+run, plans = Path(sys.argv[1]), sys.argv[2].split(",")
+attempt = int(os.environ["XSTILTS_ATTEMPT"])
+steps, how = plans[attempt - 1].split(":")
+(run / "ranks").mkdir(parents=True, exist_ok=True)
+state = {"rank": 0, "host": os.uname().nodename, "pid": os.getpid()}
+(run / "ranks/rank-0.json").write_text(json.dumps(state))
+file = open(run / "events.jsonl", "a+")
+file.seek(0)
+done = len(file.readlines())
+for step in range(done + 1, done + 1 + int(steps)):
+    file.write(json.dumps({"event": "step", "step": step}) + chr(10))
+file.close()
+if how == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "wait":
+    got = []
+    signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
+    while not got:
+        time.sleep(0.02)
+    how = "28"
+if how != "0":
+    (run / "ranks/exit-0.json").write_text(json.dumps({**state, "code": int(how), "cause": f"cause {how}"}))
+sys.exit(int(how))
+"""
+
+
+def supervised(run, plans, retries=10):
+    said = []
+
+    def start(hosts, environment):
+        assert hosts == {}
+        return Running([sys.executable, "-c", RUN, str(run), plans, "trainer"], {**os.environ, **environment})
+
+    supervisor = Supervisor(run, 4, start, {}, Patience(retries), 0.0, said.append)
+    supervisor.said = said
+    return supervisor
+
+
+def test_a_killed_run_is_started_until_it_is_complete(tmp_path):
+    supervisor = supervised(tmp_path, "2:kill,3:24,1:0")
+    supervisor.run()
+    assert last_step(tmp_path) == 6 and supervisor.attempt == 3
+    ended = [text for text in supervisor.said if " ended at " in text]
+    name = socket.gethostname()
+    assert ended[0].endswith(f"step 2 with 24: rank 0 on {name} ended without a word: killed, or its host is gone")
+    assert ended[1].endswith("step 5 with 24: cause 24")
+
+
+def test_a_cause_that_stays_ends_the_supervisor_with_the_run_s_own_code(tmp_path):
+    with pytest.raises(RunError, match="cause 2") as error:
+        supervised(tmp_path, "1:kill,0:2").run()
+    assert error.value.exit_code == Exit.USER
+
+
+def test_the_same_failing_step_twice_gives_up(tmp_path):
+    with pytest.raises(RunError, match="step 3 ended the run twice") as error:
+        supervised(tmp_path, "2:1,0:1").run()
+    assert error.value.exit_code == Exit.GAVE_UP
+
+
+def test_a_launcher_that_starts_nothing_is_not_tried_for_ever(tmp_path):
+    def start(hosts, environment):
+        return Running(["false"], {})
+
+    with pytest.raises(RunError, match="ended with 1 before any process of the run had begun") as error:
+        Supervisor(tmp_path, 4, start, {}, Patience(retries=0), 0.0, print).run()
+    assert error.value.exit_code == Exit.GAVE_UP
+
+
+def test_a_signal_reaches_the_run_and_ends_the_supervisor_as_stopped(tmp_path):
+    supervisor = supervised(tmp_path, "2:wait")
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    with pytest.raises(RunError, match="cause 28") as error:
+        supervisor.run()
+    assert error.value.exit_code == Exit.STOPPED
+
+
+def test_leftovers_of_an_attempt_are_killed_and_strangers_are_not(tmp_path):
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    ours, stranger = subprocess.Popen([*sleep, "trainer"]), subprocess.Popen(sleep)
+    (tmp_path / "ranks").mkdir()
+    for rank, process in enumerate((ours, stranger)):
+        state = {"rank": rank, "host": socket.gethostname(), "pid": process.pid}
+        (tmp_path / f"ranks/rank-{rank}.json").write_text(json.dumps(state))
+    time.sleep(0.3)
+    try:
+        supervised(tmp_path, "1:0").run()
+        assert ours.wait(10) == -signal.SIGKILL
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()

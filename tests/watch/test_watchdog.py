@@ -1,0 +1,123 @@
+"""The watchdog: its limits, whom it blames, and a process that it ends."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from trainer.distributed import World
+from trainer.exits import Exit
+from trainer.watch.ranks import RankFiles, clear, read_all, write_exit
+from trainer.watch.watchdog import Watchdog, blame
+
+
+def world(rank=0, size=1):
+    return World(rank, size, rank, size, torch.device("cpu"))
+
+
+def state(rank, step=7, phase="backward", pack=0, written=1.0):
+    return {"rank": rank, "host": f"host{rank}", "step": step, "pack": pack, "phase": phase, "written": written}
+
+
+def later(states):
+    return [{**one, "written": one["written"] + 1} for one in states]
+
+
+def test_before_the_first_step_the_limit_is_that_of_starting(tmp_path):
+    dog = Watchdog(RankFiles(tmp_path, world(), 1), factor=20, least_seconds=30, start_seconds=3600)
+    assert dog.limit() == 3600
+    for seconds in (2.0, 2.0, 50.0):
+        dog.stepped(seconds)
+    assert dog.limit() == 40.0
+    for _ in range(10):
+        dog.stepped(0.1)
+    assert dog.limit() == 30
+
+
+def test_the_rank_that_is_behind_is_blamed():
+    states = [state(0), state(1, phase="forward"), state(2)]
+    assert blame(states, later(states), 3) == "held up by rank 1 on host1, in forward of step 7"
+    states = [state(0, step=8, phase="data"), state(1), state(2, pack=1)]
+    assert blame(states, later(states), 3) == "held up by rank 1 on host1, in backward of step 7"
+
+
+def test_a_rank_without_a_sign_of_life_is_blamed_first():
+    states = [state(0), state(1), state(2, step=3)]
+    after = [*later(states)[:1], states[1], later(states)[2]]
+    assert blame(states, after, 3) == "no sign of life from rank 1 on host1"
+    assert blame(states[:2], later(states)[:2], 3) == "no sign of life from rank 2 (never heard of)"
+
+
+def test_nobody_is_blamed_when_all_are_at_the_same_place():
+    states = [state(0), state(1)]
+    assert blame(states, later(states), 2).startswith("all ranks are in backward of step 7")
+
+
+def test_files_of_an_earlier_start_are_not_read(tmp_path):
+    RankFiles(tmp_path, world(1, 2), job=1).write_state(**state(1))
+    mine = RankFiles(tmp_path, world(0, 2), job=2)
+    mine.write_state(**{**state(0), "step": 4})
+    assert [(one["rank"], one["step"]) for one in mine.read_states()] == [(0, 4)]
+    write_exit(tmp_path, Exit.HANG, "it hung")
+    assert read_all(tmp_path / "ranks", "exit")[0]["cause"] == "it hung"
+    clear(tmp_path)
+    assert read_all(tmp_path / "ranks", "exit") == []
+
+
+def test_an_unwritable_folder_is_no_second_failure(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    write_exit(tmp_path / "run", 1, "first failure")
+
+
+HANGS = """
+import sys, time, torch
+from pathlib import Path
+from trainer.distributed import World
+from trainer.watch.ranks import RankFiles
+from trainer.watch.watchdog import Watchdog
+
+def in_a_collective():
+    time.sleep(60)
+
+dog = Watchdog(RankFiles(Path(sys.argv[1]), World(0, 1, 0, 1, torch.device("cpu")), 1), 2.0, 0.4, 60.0)
+dog.start()
+for step in range(3):
+    dog.beat("data", step)
+    dog.stepped(0.01)
+    time.sleep(float(sys.argv[2]))
+dog.beat("update")
+in_a_collective()
+"""
+
+
+def test_a_process_that_hangs_is_ended_with_its_stacks(tmp_path):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, str(tmp_path), "0.01"], capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == Exit.HANG, done.stderr
+    assert time.monotonic() - began < 40
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("exit 23 (hang): rank 0 has been in update of step 2 for ")
+    assert "in_a_collective" in (tmp_path / "ranks/stacks-0.txt").read_text()
+    left = json.loads((tmp_path / "ranks/exit-0.json").read_text())
+    assert left["code"] == 23 and left["cause"] in last
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_signs_of_life_keep_it_quiet(tmp_path, beats):
+    dog = Watchdog(RankFiles(tmp_path, world(), 1), 2.0, 0.2, 60.0)
+    ended = []
+    dog._give_up = lambda: ended.append(dog._ended.set())
+    dog.stepped(0.01)
+    dog.start()
+    for _ in range(12):
+        time.sleep(0.05)
+        if beats:
+            dog.beat()
+    dog.end()
+    dog.join(5)
+    assert bool(ended) is not beats

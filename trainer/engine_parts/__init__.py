@@ -1,0 +1,1 @@
+"""Parts of the engine that are files of their own; with engine.py, the only modules that import DeepSpeed."""

@@ -1,0 +1,164 @@
+"""Continuing a run: what a checkpoint says of it, what must not have changed, and going on where it was."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from trainer import checkpoint, distributed
+from trainer.config import RunConfig
+from trainer.data.prepare import tokenizer_fingerprint
+from trainer.errors import UserError
+from trainer.model import vocabulary
+from trainer.watch import alike
+
+if TYPE_CHECKING:
+    from trainer.session import Session
+
+# What may change under a run that is continued, because no weight and no example depends on it.
+HARMLESS = (
+    "run",
+    "log",
+    "checkpoint",
+    "evaluation",
+    "watch",
+    "data.store",
+    "data.workers",
+    "data.prepare",
+    "task_files",
+)
+TOKENIZER = "the tokenizer"
+_versions = functools.cache(alike.versions)
+
+
+def state_of(session: Session, step: int, planner: Any) -> dict[str, Any]:
+    """A checkpoint's state.json, of plain values.
+
+    Args:
+        planner: its state after `step`.
+    """
+    return {
+        "format": checkpoint.FORMAT,
+        "step": step,
+        "planner": planner,
+        "world_size": session.world.size,
+        "stage": session.engine.stage,
+        "dtype": session.engine.dtype,
+        "best": session.best,
+        "decay": session.decay,
+        "layout": parameter_layout(session),
+        "examples": session.examples,
+        "identity": session.identity,
+        "versions": _versions(),
+    }
+
+
+def run_identity(session: Session) -> dict[str, Any]:
+    """What must not change under a run that is continued, flat, by recipe key."""
+    flat = _flat(session.config)
+    flat[TOKENIZER] = tokenizer_fingerprint(session.tokenizer)
+    for name, item in session.prepared.items():
+        flat[f"prepared data of {name}"] = item.train.manifest["fingerprint"]
+    return flat
+
+
+def parameter_layout(session: Session) -> dict[str, str]:
+    """What decides the names and shapes of the trained parameters, besides the encoder and the tasks."""
+    rows = vocabulary.rows_hash(vocabulary.kept_rows(session.engine.model.encoder))
+    return {"layers": session.config.kernels.layers, "vocabulary rows": rows}
+
+
+def continue_run(session: Session) -> str | None:
+    """Restore the newest good checkpoint; the folder it was, or None for a new run. All ranks must call it.
+
+    Raises:
+        UserError: the checkpoint belongs to another recipe, other data or another stage; or its files hold more than
+            numbers.
+        RunError: every checkpoint is damaged.
+    """
+    config, world, events = session.config, session.world, session.events
+    run = config.run_folder
+    distributed.on_first(lambda: checkpoint.sweep(run))
+    if not config.checkpoint.resume:
+        if aside := distributed.on_first(lambda: checkpoint.set_aside(run)):
+            events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
+        return None
+    folder = checkpoint.newest_good(run, lambda text: events.emit("warning", message=text), world)
+    if folder is None:
+        return None
+    state = checkpoint.read_state(folder)
+    _check_layout(session, state, folder)
+    _check_identity(session, state, folder)
+    for text in version_changes(state.get("versions", {})):
+        events.emit("warning", message=f"{folder} was written with {text}; losses may differ in their last digits")
+    dtype = state.get("dtype", session.engine.dtype)
+    then, now = (state["world_size"], state["stage"], dtype), (world.size, session.engine.stage, session.engine.dtype)
+    if then != now:
+        cut = "{} processes at ZeRO stage {} in {}".format
+        events.emit("warning", message=f"{folder} was written by {cut(*then)}; it is re-cut for {cut(*now)}")
+    session.engine.load(folder / "engine", None if then == now else dtype)
+    session.planner.restore(state["planner"])
+    session.first_step, session.best, session.examples = state["step"] + 1, state["best"], state["examples"]
+    session.decay = state["decay"]
+    events.emit("resume", step=state["step"], folder=str(folder), examples=session.examples)
+    return str(folder)
+
+
+def changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The keys of an identity that differ. A recipe key that an earlier version did not have stood at its default."""
+    defaults = {key: value for key, value in {**_flat(RunConfig()), TOKENIZER: now[TOKENIZER]}.items() if key in now}
+    saved = {**defaults, **saved}
+    return sorted(key for key in saved.keys() | now.keys() if _known(key) and saved.get(key) != now.get(key))
+
+
+def version_changes(saved: dict[str, str]) -> list[str]:
+    """ "PACKAGE THEN (now NOW)" of every package that a checkpoint was written with in another version."""
+    now = _versions()
+    return [f"{name} {then} (now {now.get(name)})" for name, then in saved.items() if now.get(name) != then]
+
+
+def _check_layout(session: Session, state: dict[str, Any], folder) -> None:
+    stages = state["stage"], session.engine.stage
+    if stages[0] != stages[1] and 0 in stages:
+        raise UserError(
+            f"{folder} was written at ZeRO stage {stages[0]}, but this run is at stage {stages[1]}",
+            why="stage 0 keeps the optimizer's state in a form of its own; stages 1 to 3 continue each other",
+            fix="continue with the engine.config it was started with, or choose another run.name",
+        )
+    if state["layout"] != parameter_layout(session):
+        raise UserError(
+            f"the parameters in {folder} are not laid out as this run's",
+            why=f"then {state['layout']}, now {parameter_layout(session)}: kernels.layers names them, model.vocabulary "
+            "and the prepared data choose the embedding's rows",
+            fix="undo the change, or choose another run.name",
+        )
+
+
+def _check_identity(session: Session, state: dict[str, Any], folder) -> None:
+    then, now = state["identity"], session.identity
+    changed = changes(then, now)
+    if changed and not session.config.checkpoint.accept_changes:
+        raise UserError(
+            f"{folder} belongs to another recipe or other data: {', '.join(changed)} changed",
+            why="; ".join(f"{key}: {then.get(key)!r} -> {now.get(key)!r}" for key in changed[:3]),
+            fix="undo the change, choose another run.name, or checkpoint.accept_changes=true",
+        )
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """A recipe's keys that matter, dotted, without sections."""
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, below in value.items():
+                flatten(f"{prefix}.{key}" if prefix else key, below)
+        elif _known(prefix):
+            flat[prefix] = value
+
+    flatten("", config.to_dict())
+    return flat
+
+
+def _known(key: str) -> bool:
+    return not any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)

@@ -1,0 +1,276 @@
+"""The supervisor: starts a run, and again from its newest checkpoint when it was ended by something that may pass.
+
+It trains nothing itself, so it survives what ends the run's processes. It knows them by the files that they leave in
+the run folder (trainer.watch.ranks).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.events import read_events
+from trainer.exits import TRANSIENT, Exit, RunError
+from trainer.hosts import AT_ONCE, CONNECT_SECONDS, ssh_command
+from trainer.running import Running
+from trainer.watch.ranks import clear, read_all
+from trainer.watch.signals import STOP
+
+ATTEMPT = "XSTILTS_ATTEMPT"  # in the environment of a run's processes: which start it is, from 1
+GRACE = 45.0  # seconds for the other processes to end by themselves once one has failed
+LONGEST_WAIT = 60.0  # seconds between starts
+SAME_AGAIN = frozenset({Exit.BUG, Exit.HANG, Exit.MEMORY, Exit.NOT_FINITE})  # what the step itself may be the cause of
+Hosts = Mapping[str, int]  # host -> processes; empty: this machine, as the launcher decides
+Start = Callable[[Hosts, Mapping[str, str]], Running]  # starts the run on these hosts, in this environment
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended: exit code, cause in one line, and the last step that was done by then (0: none)."""
+
+    code: int
+    cause: str
+    step: int
+
+
+@dataclass
+class Patience:
+    """Decides whether a run is started again.
+
+    Attributes:
+        retries: so many attempts in a row may end without any step more than before.
+        pause: seconds before the next attempt; doubled by each that was in vain.
+    """
+
+    retries: int = 10
+    pause: float = 1.0
+    furthest: int = 0
+    in_vain: int = 0
+    failed_at: dict[int, int] = field(default_factory=dict)  # exit code -> step at which it last ended the run
+
+    def after(self, end: End) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises:
+            RunError: there is to be none: the cause does not pass by itself, the step itself is the cause (it ended
+                the run twice), or too many attempts were in vain.
+        """
+        if end.code not in TRANSIENT:
+            raise RunError(_known(end.code), end.cause, fix="mend it, then the same command again: it continues")
+        if end.code in SAME_AGAIN and self.failed_at.get(end.code) == end.step and end.step:
+            raise RunError(
+                Exit.GAVE_UP,
+                f"step {end.step + 1} ended the run twice with exit code {int(end.code)}: {end.cause}",
+                why="what happens twice at one step would happen again",
+                fix="see its examples and the stacks in the run's folder ranks/; then the same command again",
+            )
+        self.failed_at[end.code] = end.step
+        self.in_vain = 0 if end.step > self.furthest else self.in_vain + 1
+        self.furthest = max(self.furthest, end.step)
+        if self.in_vain > self.retries:
+            raise RunError(
+                Exit.GAVE_UP,
+                f"{self.in_vain} attempts in a row came no further than step {self.furthest}; the last: {end.cause}",
+                fix="xstilts doctor RECIPE --hostfile H; --retries N allows more",
+            )
+        return min(LONGEST_WAIT, self.pause * 2.0**self.in_vain)
+
+
+class Supervisor:
+    """Args:
+    run: the run's folder.
+    packs: packs of a step, which the processes must share evenly.
+    start: see `Start`.
+    hosts: all that the run may use.
+    wait_for_hosts: seconds that a host may be away before the run goes on without it.
+    say: takes a line for the user.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        packs: int,
+        start: Start,
+        hosts: Hosts,
+        patience: Patience,
+        wait_for_hosts: float,
+        say: Callable[[str], None],
+    ):
+        self.folder, self.packs, self.start, self.hosts = run, packs, start, dict(hosts)
+        self.patience, self.wait_for_hosts, self.say = patience, wait_for_hosts, say
+        self.attempt, self.stopping, self.forwarded = 0, 0, 0
+        self._names = {socket.gethostname(): ""}  # what a host calls itself -> what ssh calls it; "": this machine
+        self._wake = threading.Event()
+
+    def run(self) -> None:
+        """Until the run is complete.
+
+        Raises:
+            RunError: it was stopped by a signal, or cannot be completed; see `Patience`.
+        """
+        before = {number: signal.signal(number, self._stop) for number in STOP}
+        try:
+            while True:
+                end = self._attempt(self._hosts())
+                if end.code == Exit.DONE:
+                    return
+                wait = self.patience.after(end)
+                self.say(f"supervisor: attempt {self.attempt} ended at step {end.step} with {end.code}: {end.cause}")
+                if self.stopping:
+                    name = signal.Signals(self.stopping).name
+                    raise RunError(
+                        Exit.STOPPED, f"stopped by {name}, when the run was down", fix="the same command again"
+                    )
+                self.say(f"supervisor: starting again in {wait:.1f} s")
+                self._wake.wait(wait)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _attempt(self, hosts: Hosts) -> End:
+        self.attempt += 1
+        self._end_leftovers(hosts)
+        clear(self.folder)
+        running = self.start(hosts, {ATTEMPT: str(self.attempt)})
+        self.say(f"supervisor: attempt {self.attempt}: {shlex.join(running.command)}")
+        failed_at = None
+        while running.process.poll() is None:
+            self._wake.wait(0.5)
+            if self.stopping and failed_at is None:
+                self._forward(running)
+            if failed_at is None and read_all(self.folder / "ranks", "exit"):
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > GRACE:
+                self.say("supervisor: the run does not end by itself, and is killed")
+                running.kill()
+        return self._end(running.wait())
+
+    def _end(self, code: int) -> End:
+        step = last_step(self.folder)
+        if code == 0:
+            return End(Exit.DONE, "complete", step)
+        exits = read_all(self.folder / "ranks", "exit")
+        states = read_all(self.folder / "ranks", "rank")
+        silent = [state for state in states if state["rank"] not in {left["rank"] for left in exits}]
+        telling = [left for left in exits if left["code"] != Exit.PEER]
+        if telling:
+            worst = min(telling, key=lambda left: (left["code"] in TRANSIENT, left["rank"]))
+            return End(worst["code"], worst["cause"], step)
+        if silent:
+            names = ", ".join(f"rank {state['rank']} on {state['host']}" for state in silent)
+            return End(Exit.PEER, f"{names} ended without a word: killed, or its host is gone", step)
+        if exits:
+            return End(Exit.PEER, exits[0]["cause"], step)
+        return End(Exit.PEER, f"the launcher ended with {code} before any process of the run had begun", step)
+
+    def _stop(self, number: int, frame) -> None:
+        self.stopping = self.stopping or number
+        self._wake.set()
+
+    def _forward(self, running: Running) -> None:
+        """Pass the signal on, once there is a process of the run that waits for it."""
+        if self.forwarded != self.attempt and read_all(self.folder / "ranks", "rank"):
+            running.signal(self.stopping)
+            self.forwarded = self.attempt
+
+    def _signal(self, state: Mapping[str, Any], number: int) -> bool:
+        """Send a signal to a process of the run, if it still is one; whether it was sent."""
+        host, pid = self._names.get(state["host"]), state["pid"]
+        if host is None:
+            return False
+        if not host:
+            return _is_ours(Path(f"/proc/{pid}/cmdline")) and _kill(pid, number)
+        sent = _over_ssh(host, ["sh", "-c", f"grep -q trainer /proc/{pid}/cmdline && kill -{int(number)} {pid}"])
+        return sent is not None and sent.returncode == 0
+
+    def _end_leftovers(self, hosts: Hosts) -> None:
+        """Kill what an attempt before has left, say behind a cut link: two of a rank would write one checkpoint."""
+        for state in read_all(self.folder / "ranks", "rank"):
+            if self._names.get(state["host"]) in ("", *hosts):
+                self._signal(state, signal.SIGKILL)
+
+    def _hosts(self) -> Hosts:
+        """The hosts of the next attempt: those that answer, once the others have had their time to come back."""
+        if not self.hosts:
+            return {}
+        deadline, said = time.monotonic() + self.wait_for_hosts, False
+        while True:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                found = dict(zip(self.hosts, pool.map(name_of, self.hosts), strict=True))
+            there = {host: self.hosts[host] for host, name in found.items() if name}
+            self._names = {name: host for host, name in found.items() if name} | self._names
+            if len(there) == len(self.hosts) or time.monotonic() > deadline or self.stopping:
+                break
+            if not said:
+                away = ", ".join(host for host in self.hosts if host not in there)
+                self.say(f"supervisor: {away} does not answer; waiting for up to {self.wait_for_hosts:.0f} s")
+                said = True
+            self._wake.wait(5.0)
+        chosen = share_evenly(there, self.packs)
+        if not chosen:
+            raise RunError(Exit.PEER, "no host answers", fix="xstilts doctor --hostfile H")
+        if len(chosen) < len(self.hosts):
+            self.say(f"supervisor: going on with {', '.join(chosen)}")
+        return chosen
+
+
+def share_evenly(hosts: Hosts, packs: int) -> Hosts:
+    """As many of the hosts' processes as share `packs` evenly: the fewest hosts are left out, then slots."""
+    names = list(hosts)
+    for count in range(len(names), 0, -1):
+        kept = {name: hosts[name] for name in names[:count]}
+        for most in range(max(kept.values()), 0, -1):
+            fewer = {name: min(slots, most) for name, slots in kept.items()}
+            if packs % sum(fewer.values()) == 0:
+                return fewer
+    return {}
+
+
+def name_of(host: str) -> str | None:
+    """What a host calls itself; None if it does not answer over ssh within seconds."""
+    asked = _over_ssh(host, ["uname", "-n"])
+    return asked.stdout.strip() if asked and asked.returncode == 0 else None
+
+
+def last_step(run: Path) -> int:
+    """The furthest step that a run's events tell of; 0 if none."""
+    if not (run / "events.jsonl").is_file():
+        return 0
+    return max((event["step"] for event in read_events(run / "events.jsonl") if event["event"] == "step"), default=0)
+
+
+def _over_ssh(host: str, command: Sequence[str]) -> subprocess.CompletedProcess | None:
+    words, quiet = ssh_command(host, command), {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    try:
+        return subprocess.run(words, **quiet, timeout=2 * CONNECT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _is_ours(cmdline: Path) -> bool:
+    try:
+        return b"trainer" in cmdline.read_bytes()  # the number may have gone to another program since
+    except OSError:
+        return False
+
+
+def _kill(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        return False
+    return True
+
+
+def _known(code: int) -> Exit:
+    return Exit(code) if code in set(Exit) else Exit.BUG

@@ -1,0 +1,64 @@
+"""Whether the ranks of a run have the same code, packages and data: where they do not, gradients are silently wrong."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import xxhash
+
+import trainer
+from trainer import distributed
+from trainer.data.prepare import Prepared
+from trainer.exits import Exit, RunError
+
+PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """What decides a run's numbers on this host: package -> version, and a hash of this package's source."""
+    found = {"python": platform.python_version(), "xstilts": f"{trainer.__version__} (source {source_hash()})"}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def data(prepared: Mapping[str, Prepared]) -> dict[str, str]:
+    """Split -> fingerprint of its prepared data."""
+    splits = [(f"{name} ({split})", store) for name, item in prepared.items()
+              for split, store in (("train", item.train), ("dev", item.dev))]  # fmt: skip
+    return {name: store.manifest["fingerprint"] for name, store in splits}
+
+
+def source_hash() -> str:
+    """64-bit hash of the names and bytes of this package's Python files."""
+    root, digest = Path(trainer.__file__).parent, xxhash.xxh3_64()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def check_alike(values: Mapping[str, str], what: str) -> None:
+    """Every rank's `values` must be those of rank 0; all ranks call it.
+
+    Raises:
+        RunError: names what differs, and where.
+    """
+    everywhere = distributed.gather_objects((socket.gethostname(), dict(values)))
+    first_host, first = everywhere[0]
+    for rank, (host, other) in enumerate(everywhere):
+        different = [key for key in first if other.get(key) != first[key]]
+        if different:
+            raise RunError(
+                Exit.ENVIRONMENT,
+                f"rank {rank} on {host} and rank 0 on {first_host} do not have {what}: {', '.join(different)}",
+                why="; ".join(f"{key}: {other.get(key)} there, {first[key]} on {first_host}" for key in different[:3]),
+                fix=f"make them the same; xstilts doctor --hostfile H shows every difference; or leave {host} out",
+            )

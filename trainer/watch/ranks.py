@@ -1,0 +1,91 @@
+"""Small files in the run folder that say where every process of a run is: for its watchdogs, its supervisor, people.
+
+ranks/rank-N.json    host, pid, step, phase and since when, of rank N
+ranks/exit-N.json    exit code and cause, once it has ended with an error
+ranks/stacks-N.txt   where each of its threads was when its watchdog ended it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.distributed import World
+from trainer.exits import explain
+
+
+class RankFiles:
+    """One rank's files.
+
+    Args:
+        job: the same number on all ranks of one start, and another at the next: files of earlier starts are not read.
+    """
+
+    def __init__(self, run: Path, world: World, job: int):
+        self.folder, self.world, self.job = run / "ranks", world, job
+        self.host, self.pid = socket.gethostname(), os.getpid()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def stacks(self) -> Path:
+        return self.folder / f"stacks-{self.world.rank}.txt"
+
+    def write_state(self, **state: Any) -> None:
+        write_json(self.folder / f"rank-{self.world.rank}.json", {**self._who(), **state})
+
+    def read_states(self) -> list[dict[str, Any]]:
+        """Of every rank of this start that has written, by rank."""
+        return [state for state in read_all(self.folder, "rank") if state.get("job") == self.job]
+
+    def _who(self) -> dict[str, Any]:
+        return {"rank": self.world.rank, "host": self.host, "pid": self.pid, "job": self.job}
+
+
+def write_exit(run: Path, code: int, cause: str) -> None:
+    """Leave behind why this process ends; a run folder that cannot be written is no reason to fail again."""
+    rank = int(os.environ.get("RANK", 0))
+    who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
+    try:
+        (run / "ranks").mkdir(parents=True, exist_ok=True)
+        write_json(run / "ranks" / f"exit-{rank}.json", {**who, "code": int(code), "cause": cause})
+    except OSError:
+        pass
+
+
+@contextlib.contextmanager
+def ends_recorded(run: Path) -> Iterator[None]:
+    """An error that comes out of this leaves its exit code and cause in the run folder."""
+    try:
+        yield
+    except BaseException as error:
+        write_exit(run, *explain(error))
+        raise
+
+
+def read_all(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The files of one kind (rank, exit) that are there and whole, by rank."""
+    found = []
+    for path in folder.glob(f"{kind}-*.json"):
+        try:
+            found.append(json.loads(path.read_text()))
+        except (OSError, ValueError):  # gone, or a damaged disk: this file is a help, not a need
+            continue
+    return sorted(found, key=lambda entry: entry["rank"])
+
+
+def clear(run: Path) -> None:
+    """Remove what an earlier start left."""
+    shutil.rmtree(run / "ranks", ignore_errors=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write beside, then rename: readers see the old or the new file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value))
+    os.replace(temporary, path)
