@@ -10,7 +10,7 @@ from trainer import launching
 from trainer.cli import run_command
 from trainer.exits import Exit
 from trainer.launching import Options, choose
-from trainer.watch.ranks import write_json
+from trainer.watch.ranks import why_it_ended, write_json
 
 HOSTFILE = "node1 slots=1\nnode2 slots=1\n"
 
@@ -128,9 +128,9 @@ def test_the_cause_is_that_of_the_rank_that_says_most(tmp_path):
     def leave(rank: int, code: int, text: str) -> None:
         write_json(tmp_path / "ranks" / f"exit-{rank}.json", {"rank": rank, "host": "n", "code": code, "cause": text})
 
-    assert launching.cause(tmp_path, 247)[0] == 247
+    assert why_it_ended(tmp_path, 247)[0] == 247
     leave(0, Exit.PEER, "the connection broke")
     leave(1, Exit.STOPPED, "stopped")
-    assert launching.cause(tmp_path, 24) == (Exit.STOPPED, "rank 1 on n: stopped")
+    assert why_it_ended(tmp_path, 24) == (Exit.STOPPED, "rank 1 on n: stopped")
     leave(2, Exit.NOT_FINITE, "no number")
-    assert launching.cause(tmp_path, 24) == (Exit.NOT_FINITE, "rank 2 on n: no number")
+    assert why_it_ended(tmp_path, 24) == (Exit.NOT_FINITE, "rank 2 on n: no number")

@@ -114,7 +114,7 @@ def test_a_killed_run_is_started_until_it_is_complete(tmp_path):
     ended = [text for text in supervisor.said if " ended at " in text]
     name = socket.gethostname()
     assert ended[0].endswith(f"step 2 with 24: rank 0 on {name} ended without a word: killed, or its host is gone")
-    assert ended[1].endswith("step 5 with 24: cause 24")
+    assert ended[1].endswith(f"step 5 with 24: rank 0 on {name}: cause 24")
 
 
 def test_a_cause_that_stays_ends_the_supervisor_with_the_run_s_own_code(tmp_path):
@@ -133,7 +133,7 @@ def test_a_launcher_that_starts_nothing_is_not_tried_for_ever(tmp_path):
     def start(hosts, environment):
         return Running(["false"], {})
 
-    with pytest.raises(RunError, match="ended with 1 before any process of the run had begun") as error:
+    with pytest.raises(RunError, match="ended with exit code 1 before any process of the run had begun") as error:
         Supervisor(tmp_path, 4, start, {}, Patience(retries=0), 0.0, print).run()
     assert error.value.exit_code == Exit.GAVE_UP
 

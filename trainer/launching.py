@@ -14,14 +14,13 @@ from trainer import hosts
 from trainer.config import RunConfig, load_recipe
 from trainer.data.packing import packs_of_rank
 from trainer.errors import UserError
-from trainer.exits import Exit, RunError
+from trainer.exits import RunError
 from trainer.launchers import Launcher, find_command, gpus_of_node, open_launcher, slurm_nodes, srun
 from trainer.running import Running
 from trainer.supervise import Patience, Supervisor
+from trainer.watch.ranks import why_it_ended
 
 DEEPSPEED = "deepspeed --log_level warning"
-# The exit code of a run is that of the rank that says most: the others only saw it go, or were then told to stop.
-SAY_LITTLE = (Exit.HANG, Exit.STOPPED, Exit.PEER)
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def launch(
         file.unlink(missing_ok=True)
     code = launcher.start(arguments, folder, environ).wait_passing_signals()
     if code:
-        raise RunError(*cause(folder, code))
+        raise RunError(*why_it_ended(folder, code))
 
 
 def supervise(
@@ -202,14 +201,3 @@ def check_answers(launcher: Launcher) -> None:
         others = f" (nor do {', '.join(list(silent)[1:])})" if len(silent) > 1 else ""
         fix = f"ssh {name} true must work without a password; or leave it out of {launcher.hostfile}"
         raise UserError(f"host {name} does not answer{others}", why=why, fix=fix)
-
-
-def cause(run: Path, code: int) -> tuple[int, str]:
-    """Exit code and cause of a run that failed, from what its ranks have left; else from its launcher's exit code."""
-    from trainer.watch.ranks import read_all
-
-    ends = [end for end in read_all(run / "ranks", "exit") if end["code"]]
-    if ends:
-        first = min(ends, key=lambda end: SAY_LITTLE.index(end["code"]) + 1 if end["code"] in SAY_LITTLE else 0)
-        return first["code"], f"rank {first['rank']} on {first['host']}: {first['cause']}"
-    return code, f"the launcher ended with exit code {code}, and no rank has left a cause; its output is above"

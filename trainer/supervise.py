@@ -23,7 +23,7 @@ from trainer.events import read_events
 from trainer.exits import TRANSIENT, Exit, RunError
 from trainer.hosts import AT_ONCE, CONNECT_SECONDS, ssh_command
 from trainer.running import Running
-from trainer.watch.ranks import clear, read_all
+from trainer.watch.ranks import clear, read_all, why_it_ended
 from trainer.watch.signals import STOP
 
 ATTEMPT = "XSTILTS_ATTEMPT"  # in the environment of a run's processes: which start it is, from 1
@@ -159,19 +159,8 @@ class Supervisor:
         step = last_step(self.folder)
         if code == 0:
             return End(Exit.DONE, "complete", step)
-        exits = read_all(self.folder / "ranks", "exit")
-        states = read_all(self.folder / "ranks", "rank")
-        silent = [state for state in states if state["rank"] not in {left["rank"] for left in exits}]
-        telling = [left for left in exits if left["code"] != Exit.PEER]
-        if telling:
-            worst = min(telling, key=lambda left: (left["code"] in TRANSIENT, left["rank"]))
-            return End(worst["code"], worst["cause"], step)
-        if silent:
-            names = ", ".join(f"rank {state['rank']} on {state['host']}" for state in silent)
-            return End(Exit.PEER, f"{names} ended without a word: killed, or its host is gone", step)
-        if exits:
-            return End(Exit.PEER, exits[0]["cause"], step)
-        return End(Exit.PEER, f"the launcher ended with {code} before any process of the run had begun", step)
+        code, cause = why_it_ended(self.folder, code)
+        return End(code if code in set(Exit) else Exit.PEER, cause, step)
 
     def _stop(self, number: int, frame) -> None:
         self.stopping = self.stopping or number

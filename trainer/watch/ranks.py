@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.distributed import World
-from trainer.exits import explain
+from trainer.exits import Exit, explain
+
+SAY_LITTLE = (Exit.HANG, Exit.STOPPED)  # ranks that saw another hang or fail, or were then told to stop
 
 
 class RankFiles:
@@ -77,6 +79,25 @@ def read_all(folder: Path, kind: str) -> list[dict[str, Any]]:
         except (OSError, ValueError):  # gone, or a damaged disk: this file is a help, not a need
             continue
     return sorted(found, key=lambda entry: entry["rank"])
+
+
+def why_it_ended(run: Path, launcher_code: int) -> tuple[int, str]:
+    """Exit code and cause of a run that failed: those of the rank that says most, from what the ranks have left.
+
+    A launcher's own exit code says less: pdsh and srun give the largest of the ranks', torchrun always 1.
+    """
+    exits, states = read_all(run / "ranks", "exit"), read_all(run / "ranks", "rank")
+    telling = [end for end in exits if end["code"] != Exit.PEER]
+    if telling:
+        first = min(telling, key=lambda end: SAY_LITTLE.index(end["code"]) if end["code"] in SAY_LITTLE else -1)
+        return first["code"], f"rank {first['rank']} on {first['host']}: {first['cause']}"
+    ended = {end["rank"] for end in exits}
+    silent = [f"rank {state['rank']} on {state['host']}" for state in states if state["rank"] not in ended]
+    if silent:
+        return Exit.PEER, f"{', '.join(silent)} ended without a word: killed, or its host is gone"
+    if exits:
+        return Exit.PEER, f"rank {exits[0]['rank']} on {exits[0]['host']}: {exits[0]['cause']}"
+    return launcher_code, f"the launcher ended with exit code {launcher_code} before any process of the run had begun"
 
 
 def clear(run: Path) -> None:
