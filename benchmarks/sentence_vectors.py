@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command; prints the tables and writes the result; exit code 1 when accuracies differ."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sentence_vectors", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder or hub name of an encoder")
-    parser.add_argument("folder", type=Path, help="with tatoeba.XXX-eng.XXX and tatoeba.XXX-eng.eng")
+    parser.add_argument("folder", type=Path, help="with tatoeba.ISO-eng.ISO and tatoeba.ISO-eng.eng, e.g. ISO=deu")
     parser.add_argument("--languages", help="e.g. de,fr; default: all that are there; none: no accuracies")
     parser.add_argument("--layer", default="last", help="index of the hidden states; default: last")
     parser.add_argument("--sentences", type=int, default=2048, help="that each turn embeds, about")

@@ -3,7 +3,7 @@
     xstilts tasks
     xstilts prepare RECIPE [key=value ...]
     xstilts plan RECIPE [--gpus N --gpu-memory GB ...] [key=value ...]
-    xstilts train RECIPE [key=value ...]
+    xstilts train RECIPE [--supervise ...] [key=value ...]
     xstilts launch RECIPE [--hostfile FILE --launcher ...] [key=value ...]
     xstilts doctor [RECIPE] [--hostfile FILE ...] [key=value ...]
     xstilts evaluate MODEL [--tasks NAME,...] [key=value ...]

@@ -6,7 +6,6 @@ the run folder (trainer.watch.ranks).
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import socket
@@ -17,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from trainer.events import read_events
 from trainer.exits import TRANSIENT, Exit, RunError
@@ -29,6 +27,7 @@ from trainer.watch.signals import STOP
 ATTEMPT = "XSTILTS_ATTEMPT"  # in the environment of a run's processes: which start it is, from 1
 GRACE = 45.0  # seconds for the other processes to end by themselves once one has failed
 LONGEST_WAIT = 60.0  # seconds between starts
+LOOK = 0.5  # seconds between looks at a run
 SAME_AGAIN = frozenset({Exit.BUG, Exit.HANG, Exit.MEMORY, Exit.NOT_FINITE})  # what the step itself may be the cause of
 Hosts = Mapping[str, int]  # host -> processes; empty: this machine, as the launcher decides
 Start = Callable[[Hosts, Mapping[str, str]], Running]  # starts the run on these hosts, in this environment
@@ -145,7 +144,7 @@ class Supervisor:
         self.say(f"supervisor: attempt {self.attempt}: {shlex.join(running.command)}")
         failed_at = None
         while running.process.poll() is None:
-            self._wake.wait(0.5)
+            time.sleep(LOOK)
             if self.stopping and failed_at is None:
                 self._forward(running)
             if failed_at is None and read_all(self.folder / "ranks", "exit"):
@@ -172,21 +171,16 @@ class Supervisor:
             running.signal(self.stopping)
             self.forwarded = self.attempt
 
-    def _signal(self, state: Mapping[str, Any], number: int) -> bool:
-        """Send a signal to a process of the run, if it still is one; whether it was sent."""
-        host, pid = self._names.get(state["host"]), state["pid"]
-        if host is None:
-            return False
-        if not host:
-            return _is_ours(Path(f"/proc/{pid}/cmdline")) and _kill(pid, number)
-        sent = _over_ssh(host, ["sh", "-c", f"grep -q trainer /proc/{pid}/cmdline && kill -{int(number)} {pid}"])
-        return sent is not None and sent.returncode == 0
-
     def _end_leftovers(self, hosts: Hosts) -> None:
         """Kill what an attempt before has left, say behind a cut link: two of a rank would write one checkpoint."""
         for state in read_all(self.folder / "ranks", "rank"):
-            if self._names.get(state["host"]) in ("", *hosts):
-                self._signal(state, signal.SIGKILL)
+            host, pid = self._names.get(state["host"]), state["pid"]
+            # The number may have gone to another program since.
+            command = ["sh", "-c", f"grep -q trainer /proc/{pid}/cmdline && kill -KILL {pid}"]
+            if host == "":
+                subprocess.run(command, stderr=subprocess.DEVNULL)
+            elif host in hosts:
+                _over_ssh(host, command)
 
     def _hosts(self) -> Hosts:
         """The hosts of the next attempt: those that answer, once the others have had their time to come back."""
@@ -244,21 +238,6 @@ def _over_ssh(host: str, command: Sequence[str]) -> subprocess.CompletedProcess 
         return subprocess.run(words, **quiet, timeout=2 * CONNECT_SECONDS)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _is_ours(cmdline: Path) -> bool:
-    try:
-        return b"trainer" in cmdline.read_bytes()  # the number may have gone to another program since
-    except OSError:
-        return False
-
-
-def _kill(pid: int, number: int) -> bool:
-    try:
-        os.kill(pid, number)
-    except OSError:
-        return False
-    return True
 
 
 def _known(code: int) -> Exit:
