@@ -5,6 +5,7 @@ import pytest
 from trainer import resume
 from trainer.config import load_recipe
 from trainer.resume import TOKENIZER, changes, version_changes
+from trainer.watch import alike
 
 
 def identity(*overrides: str) -> dict:
@@ -36,6 +37,6 @@ def test_a_key_that_an_earlier_version_did_not_have_stood_at_its_default(key):
 
 
 def test_other_versions_are_told():
-    now = resume._versions()
+    now = alike.versions()
     assert version_changes(now) == [] and {"torch", "deepspeed", "xstilts"} <= now.keys()
     assert version_changes({**now, "torch": "1.0"}) == [f"torch 1.0 (now {now['torch']})"]

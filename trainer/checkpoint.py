@@ -48,6 +48,15 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+def room_needed(run: Path, parameters: int, keep: int) -> int:
+    """Bytes that a run's checkpoints will take besides what they take now: those kept and one being written.
+
+    Each is about 16 bytes a parameter: fp32 weights twice (module and optimizer) and two Adam moments.
+    """
+    there = sum(file.stat().st_size for file in (run / "checkpoints").rglob("*") if file.is_file())
+    return 16 * parameters * (keep + 1) - there
+
+
 def read_state(folder: Path) -> dict:
     """A checkpoint's state.json.
 

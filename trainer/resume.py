@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoint, distributed
@@ -28,7 +27,6 @@ HARMLESS = (
     "task_files",
 )
 TOKENIZER = "the tokenizer"
-_versions = functools.cache(alike.versions)
 
 
 def state_of(session: Session, step: int, planner: Any) -> dict[str, Any]:
@@ -49,7 +47,7 @@ def state_of(session: Session, step: int, planner: Any) -> dict[str, Any]:
         "layout": parameter_layout(session),
         "examples": session.examples,
         "identity": session.identity,
-        "versions": _versions(),
+        "versions": alike.versions(),
     }
 
 
@@ -113,7 +111,7 @@ def changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def version_changes(saved: dict[str, str]) -> list[str]:
     """ "PACKAGE THEN (now NOW)" of every package that a checkpoint was written with in another version."""
-    now = _versions()
+    now = alike.versions()
     return [f"{name} {then} (now {now.get(name)})" for name, then in saved.items() if now.get(name) != then]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from trainer import distributed, engine, plan
+from trainer.checkpoint import room_needed
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.config import RunConfig, dump_recipe
 from trainer.data.loader import Collator, TrainLoader
@@ -209,10 +210,7 @@ def make_planner(config: RunConfig, prepared: Mapping[str, Prepared], rates: Map
 
 
 def check_room(run: Path, parameters: int, keep: int) -> None:
-    """Before any time is spent: the run folder can be written, and its disk holds the checkpoints.
-
-    A checkpoint takes about 16 bytes a parameter: fp32 weights twice (module and optimizer) and two Adam moments.
-    """
+    """Before any time is spent: the run folder can be written, and its disk holds the checkpoints."""
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = run / ".writable"
@@ -222,8 +220,7 @@ def check_room(run: Path, parameters: int, keep: int) -> None:
         raise UserError(
             f"run folder {run} cannot be written", why=str(error), fix="run.folder=FOLDER elsewhere"
         ) from None
-    kept = sum(f.stat().st_size for f in (run / "checkpoints").rglob("*") if f.is_file())
-    needed, free = 16 * parameters * (keep + 1) - kept, shutil.disk_usage(run).free
+    needed, free = room_needed(run, parameters, keep), shutil.disk_usage(run).free
     if free < needed:
         raise UserError(
             f"the disk of {run} has {free / 1e9:.1f} GB free, but its checkpoints need {needed / 1e9:.1f} GB",

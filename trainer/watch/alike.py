@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import socket
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from trainer.exits import Exit, RunError
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """What decides a run's numbers on this host: package -> version, and a hash of this package's source."""
     found = {"python": platform.python_version(), "xstilts": f"{trainer.__version__} (source {source_hash()})"}

@@ -110,8 +110,7 @@ def memory(cluster: Cluster) -> Iterator[Finding]:
         yield failure(f"does not fit: {says}", see, **figures)
     else:
         yield passed(says, **figures)
-    kept = found["keep"]
-    room = found["checkpoint"] * (kept + 1) - found["checkpoints"]
+    kept, room = found["keep"], found["room"]
     if found["free"] < room:
         says = (
             f"the disk of {found['folder']} has {_gb(found['free'])} GB free, {kept + 1} checkpoints need {_gb(room)}"
@@ -138,6 +137,7 @@ def _smallest(cluster: Cluster) -> dict[str, Any]:
 def needs(recipe: str, overrides: list[str], processes: int, device: str, memory: float) -> dict[str, Any]:
     """Bytes that a run takes of a device at its peak, by part, and of the disk for a checkpoint."""
     from trainer import plan
+    from trainer.checkpoint import room_needed
     from trainer.plan.automatic import values_of
     from trainer.plan.choose import CONTEXT, FRAGMENTS, SLACK
 
@@ -148,13 +148,11 @@ def needs(recipe: str, overrides: list[str], processes: int, device: str, memory
     shape, need = plan.need(config, device, processes)
     fragments = SLACK * memory if device == "cuda" else FRAGMENTS * need.activations
     folder = nearest_folder(str(config.run_folder))
-    there = [file.stat().st_size for file in (config.run_folder / "checkpoints").rglob("*") if file.is_file()]
     return {
         "peak": need.peak,
         "reserve": CONTEXT[device] + fragments,
         "parts": need.parts,
-        "checkpoint": 16 * shape.parameters,  # fp32 weights twice and two moments, as session.check_room counts
-        "checkpoints": sum(there),  # of a run that is continued: it replaces them
+        "room": room_needed(config.run_folder, shape.parameters, config.checkpoint.keep),
         "keep": config.checkpoint.keep,
         "folder": folder,
         "free": shutil.disk_usage(folder).free,
