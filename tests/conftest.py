@@ -1,5 +1,6 @@
 """Fixtures that several rooms of the tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,17 @@ from tests.hosts import virtual_hosts
 from tests.launching import DEMO, xstilts
 
 REAL_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+
+
+@pytest.fixture(autouse=True)
+def own_environment():
+    """What a test changes in the environment ends with it: an engine of this process alone says that it is rank 0 of
+    one, at an address where no run of several hosts could meet."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

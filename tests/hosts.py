@@ -17,7 +17,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -134,8 +133,12 @@ class Hosts:
         try:
             out, error = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            self.signal(process, signal.SIGKILL)
-            out, error = process.communicate()
+            # All that it started, on other hosts too: what lives on would keep the pipes open.
+            for each in [*psutil.Process(process.pid).children(), *itertools.chain(*map(self.processes, self.names))]:
+                with contextlib.suppress(psutil.Error):
+                    if each.name() != "sshd":
+                        each.kill()
+            out, error = process.communicate(timeout=30)
             raise AssertionError(
                 f"{command} on {host} took more than {timeout} s:\n{out[-2000:]}{error[-2000:]}"
             ) from None

@@ -17,25 +17,33 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "launch" / "recipes" / "demo.yaml"
 
 
-def deepspeed(
-    arguments: list[str], processes: int, module: str = "trainer", env: dict[str, str] | None = None, **options
-) -> subprocess.Popen:
-    """Start `module` through the deepspeed launcher, in a process group of its own, with `env` besides this one's."""
-    port = next(port for port in random.sample(range(20000, 32000), 100) if _is_free(port))
+def deepspeed(arguments: list[str], processes: int, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """Start the command through the deepspeed launcher, in a process group of its own.
+
+    Args:
+        env: variables besides this process's.
+    """
     launcher = Path(sys.executable).with_name("deepspeed")
-    command = [str(launcher), "--num_gpus", str(processes), "--master_port", str(port), "--module", module, *arguments]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    environment |= env or {}
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
+    words = ["--num_gpus", str(processes), "--master_port", str(free_port()), "--module", "trainer"]
+    return _start([str(launcher), *words, *arguments], env or {})
+
+
+def start_ranks(
+    arguments: list[str], processes: int, module: str = "trainer", env: dict[str, str] | None = None
+) -> subprocess.Popen:
+    """The same for tests of what the ranks do, in half the time: without a launcher that imports deepspeed twice."""
+    command = [sys.executable, str(ROOT / "tests" / "ranks.py"), str(processes), module, *arguments]
+    return _start(command, {"MASTER_PORT": str(free_port()), **(env or {})})
+
+
+def _start(command: list[str], env: dict[str, str]) -> subprocess.Popen:
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **env}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+
+
+def free_port() -> int:
+    return next(port for port in random.sample(range(20000, 32000), 100) if _is_free(port))
 
 
 def _is_free(port: int) -> bool:

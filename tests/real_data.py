@@ -4,10 +4,10 @@ The data lies beside the repository, in ../shared/data, where it is there at all
 validation sets, cut here into train and dev by paragraph, context or activity, so that nothing of a dev question is
 seen in training. The targets' are linked; with them, paragraphs of XQuAD are left out of the SQuAD tasks.
 
-    python tests/real_data.py OUT [--targets [--at-most SENTENCES QUESTIONS]]
+    python tests/real_data.py OUT [--targets [--at-most SENTENCES QUESTIONS PAIRS]]
 
-`--at-most` thins the test sets evenly: so many sentences, pairs or multiple-choice questions a language, and paragraphs
-with about so many questions.
+`--at-most` thins the test sets evenly: so many sentences or multiple-choice questions a language, paragraphs with
+about so many questions, and so many pairs to retrieve. BUCC keeps its gold pairs, and ten other sentences for a pair.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _tsv(rows: list[list[str]], header: list[str]) -> str:
     return "".join("\t".join(row) + "\n" for row in [header, *rows])
 
 
-def build(out: Path, targets: bool = False, at_most: tuple[int, int] | None = None) -> None:
+def build(out: Path, targets: bool = False, at_most: tuple[int, int, int] | None = None) -> None:
     """Write every task that has real data: anli_plus (SNLI), mnli (XNLI dev, English), qqp, squad_v1, squad_v2,
     hellaswag, ccg (Brown corpus tags), cosmos_qa, commonsense_qa; and the targets, see `write_targets`."""
     if targets:
@@ -100,14 +100,16 @@ def build(out: Path, targets: bool = False, at_most: tuple[int, int] | None = No
         (out / "ccg" / f"{split}.tsv").write_text(_open(f"brown/{split}.tsv.gz").read())
 
 
-def write_targets(out: Path, at_most: tuple[int, int] | None) -> None:
+def write_targets(out: Path, at_most: tuple[int, int, int] | None) -> None:
     """Targets, as far as there is labelled data: dev sets stand for the tests of PAN-X, PAWS-X and MLQA, whose tests
     have no labels there; part-of-speech tags are in XTREME's form; XNLI's tests get their labels; Social IQa's dev set
-    is cut into train and dev."""
-    sentences, questions = at_most or (sys.maxsize, sys.maxsize)
+    is cut into train and dev, BUCC's into the two splits that thresholds are tuned on and tested on."""
+    sentences, questions, pairs = at_most or (sys.maxsize, sys.maxsize, sys.maxsize)
     out.mkdir(parents=True, exist_ok=True)
-    for task in ("tatoeba", "bucc2018", "lareqa"):
-        (out / task).symlink_to(REAL_DATA / task)
+    (out / "lareqa").symlink_to(REAL_DATA / "lareqa")
+    for path in (REAL_DATA / "tatoeba").glob("tatoeba.*"):
+        _put(out / "tatoeba" / path.name, "".join(_thin(path.read_text().splitlines(keepends=True), pairs)))
+    _bucc(out / "bucc2018", 10 * pairs)
     for task, folder, pattern in (("udpos", "udpos_xtreme", "*.tsv*"), ("panx", "panx", "*.tsv*"),
                                   ("pawsx", "pawsx", "dev-*")):  # fmt: skip
         for path in (REAL_DATA / folder).glob(pattern):
@@ -141,6 +143,24 @@ def write_targets(out: Path, at_most: tuple[int, int] | None) -> None:
             _put(out / task / (own + name), json.dumps(tree, ensure_ascii=False))
 
 
+def _bucc(out: Path, others: int) -> None:
+    """Cut BUCC's Chinese-English dev split in two, each with its gold pairs and so many other sentences at most."""
+    gold = [line.split("\t") for line in (REAL_DATA / "bucc2018/zh-en.dev.gold").read_text().splitlines()]
+    files = {language: _open(f"bucc2018/zh-en.dev.{language}.gz").read().splitlines() for language in ("zh", "en")}
+    for split in ("sample", "training"):
+
+        def ours(name: str, first: bool = split == "sample") -> bool:
+            return (hashlib.md5(name.encode()).digest()[0] < 128) == first
+
+        pairs = [pair for pair in gold if ours(pair[0])]
+        _put(out / f"zh-en.{split}.gold", "".join("\t".join(pair) + "\n" for pair in pairs))
+        for side, (language, lines) in enumerate(files.items()):
+            paired = {pair[side] for pair in gold}
+            rest = [name for name in (line.split("\t")[0] for line in lines) if name not in paired and ours(name)]
+            kept = {pair[side] for pair in pairs} | set(_thin(rest, others))
+            _put(out / f"zh-en.{split}.{language}", "".join(f"{i}\n" for i in lines if i.split("\t")[0] in kept))
+
+
 def _few_questions(articles: list[dict], at_most: int) -> list[dict]:
     paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
     asked = sum(len(paragraph["qas"]) for paragraph in paragraphs)
@@ -167,6 +187,6 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("out", type=Path)
     options.add_argument("--targets", action="store_true")
-    options.add_argument("--at-most", type=int, nargs=2, metavar=("SENTENCES", "QUESTIONS"))
+    options.add_argument("--at-most", type=int, nargs=3, metavar=("SENTENCES", "QUESTIONS", "PAIRS"))
     given = options.parse_args()
     build(given.out, given.targets, given.at_most and tuple(given.at_most))

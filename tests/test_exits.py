@@ -2,7 +2,6 @@
 
 import errno
 import pickle
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from trainer.exits import Exit, RunError, explain
         (KeyboardInterrupt(), Exit.INTERRUPTED),
         (MemoryError(), Exit.MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory"), Exit.MEMORY),
-        (BrokenProcessPool("terminated abruptly"), Exit.WORKER),
         (OSError(errno.ENOSPC, "No space left on device"), Exit.DISK),
         (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:5"), Exit.PEER),
         (RuntimeError("NCCL error: remote process exited or there was a network error"), Exit.PEER),

@@ -40,6 +40,26 @@ def test_the_hosts_of_a_hostfile_are_reached_by_deepspeed(hostfile, tmp_path):
     assert "HF_HOME=/my hf\n" in (tmp_path / "run" / "deepspeed_env").read_text()
 
 
+@pytest.mark.parametrize(
+    "environ, what",
+    [
+        ({"MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR=127.0.0.1 is no address of one host for another"),
+        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}, "MASTER_ADDR=localhost is no address"),
+        ({"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "0"}, "MASTER_PORT=0 is no port"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT=http is no port"),
+    ],
+)
+def test_hosts_are_not_sent_where_they_cannot_meet(environ, what, hostfile):
+    with pytest.raises(UserError, match=what):
+        open_launcher("deepspeed", hostfile).command(["train"], environ)
+
+
+def test_a_single_host_may_meet_itself(hostfile):
+    launcher = open_launcher("deepspeed", hostfile).on({"node1": 2})
+    words = launcher.command(["train"], {"MASTER_ADDR": "127.0.0.1"})
+    assert words[words.index("--master_addr") + 1] == "127.0.0.1"
+
+
 def test_a_launcher_goes_on_with_fewer_hosts(hostfile):
     launcher = open_launcher("deepspeed", hostfile).on({"node2": 1})
     assert launcher.processes == 1 and launcher.hosts == (Host("node2", 1),)

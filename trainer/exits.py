@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import re
-from concurrent.futures.process import BrokenProcessPool
 from enum import IntEnum
 
 from trainer.errors import UserError
@@ -63,8 +62,6 @@ def explain(error: BaseException) -> tuple[Exit | int, str]:
         return Exit.INTERRUPTED, "interrupted"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Exit.MEMORY, said
-    if isinstance(error, BrokenProcessPool):
-        return Exit.WORKER, f"a process that prepares data was killed, perhaps for want of memory ({said})"
     if isinstance(error, OSError) and error.errno in _DISK:
         return Exit.DISK, said
     if isinstance(error, (RuntimeError, ConnectionError)) and _PEER.search(said):

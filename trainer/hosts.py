@@ -181,6 +181,24 @@ def default_address(host: Host) -> str | None:
     return None if address.startswith("127.") else address
 
 
+def meeting_place(hosts: Sequence[Host], environ: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Address and port at which the processes of all hosts meet: MASTER_ADDR and MASTER_PORT; else the first host's
+    address, and no port.
+
+    Raises:
+        UserError: other hosts could not reach it. torch would wait for them for half an hour.
+    """
+    address, port = environ.get("MASTER_ADDR") or default_address(hosts[0]), environ.get("MASTER_PORT") or None
+    if address and len(hosts) > 1 and re.match(r"127\.|localhost|::1$|0\.0\.0\.0$", address):
+        why = "each host takes that for itself, so that their processes would never meet"
+        raise UserError(f"MASTER_ADDR={address} is no address of one host for another", why=why,
+                        fix=f"unset MASTER_ADDR, or set it to the address of {hosts[0].name}")  # fmt: skip
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        fix = "unset MASTER_PORT, or set it to a port that the firewall lets through"
+        raise UserError(f"MASTER_PORT={port} is no port", why="it is a number from 1 to 65535", fix=fix)
+    return address, port
+
+
 def private_file(path: Path, text: str) -> Path:
     """Write a file that only its owner can read."""
     path.parent.mkdir(parents=True, exist_ok=True)

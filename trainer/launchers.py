@@ -79,7 +79,7 @@ class Launcher:
         host, at a random port.
 
         Raises:
-            UserError: a path cannot be handed to other hosts.
+            UserError: a path cannot be handed to other hosts; they could not meet at MASTER_ADDR and MASTER_PORT.
         """
         words = list(self.words)
         if not self.is_deepspeed:
@@ -92,10 +92,9 @@ class Launcher:
             included = [f"{host.name}:{','.join(map(str, range(host.slots)))}" for host in self.hosts]
             words += ["--hostfile", str(self.hostfile), "--include", "@".join(included)]
             words += ["--force_multi", "--no_ssh_check"]
-            address = environ.get("MASTER_ADDR") or hosts.default_address(self.hosts[0])
+            address, port = hosts.meeting_place(self.hosts, environ)
             if address and not _has(words, "--master_addr"):
                 words += ["--master_addr", address]
-            port = environ.get("MASTER_PORT")
             arguments = [hosts.remote_word(word) for word in arguments]
         if not _has(words, "--master_port"):
             words += ["--master_port", port or str(free_port())]

@@ -8,6 +8,7 @@ import pytest
 
 from trainer.config import DataSection, RunConfig
 from trainer.data import prepare as prepare_module
+from trainer.data import workers as workers_module
 from trainer.data.prepare import open_prepared, open_split, prepare, tokenizer_fingerprint
 from trainer.errors import NoExamples, UserError
 from trainer.tasks import FORMATS
@@ -226,7 +227,7 @@ def test_several_processes_give_the_same_bytes(config, tiny_tokenizer, tmp_path,
     (folder,) = (tmp_path / "one").glob("mnli-train-*")
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "two" / folder.name / path.name).read_bytes()
-    assert prepare_module._worker == {}  # the pool, not this process, did the work
+    assert workers_module._function == []  # the pool, not this process, did the work
 
 
 def xnli_of(config: RunConfig) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tests.launching import deepspeed, finish
+from tests.launching import finish, start_ranks
 from tests.model.encoders import tiny_encoder
 from trainer.config import DataSection, EvaluationSection, ModelSection, RunConfig
 from trainer.data.sources import sample_folder
@@ -250,7 +250,7 @@ def test_the_number_of_ranks_changes_nothing(sample, tmp_path):
     for ranks in (1, 2, 3):
         out = tmp_path / f"{ranks}.json"
         arguments = [folder, config.data.store, str(out)]
-        finish(deepspeed(arguments, ranks, module="tests.evaluation.retrieval_worker"))
+        finish(start_ranks(arguments, ranks, module="tests.evaluation.retrieval_worker"))
         found[ranks] = json.loads(out.read_text())
     assert found[1] == found[2] == found[3]
     assert {name: set(languages) for name, languages in found[1].items()} == {

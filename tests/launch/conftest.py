@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import deepspeed, finish, steps
+from tests.launching import finish, start_ranks, steps
 
 STEPS = 4
 ROUNDING = 2e-6  # of fp32, see `same_run`
@@ -33,7 +33,7 @@ def one_host(store, tmp_path_factory) -> Callable[[int], dict[int, dict]]:
             folder = tmp_path_factory.mktemp(f"one-host-{stage}")
             overrides = [store, f"run.folder={folder}", "tasks=[mnli,qqp]", f"train.steps={STEPS}"]
             more = ["evaluation.end_limit=8", f"engine.config=ds_configs/zero{stage}.json"]
-            finish(deepspeed(["train", "launch/recipes/demo.yaml", *overrides, *more], 2))
+            finish(start_ranks(["train", "launch/recipes/demo.yaml", *overrides, *more], 2))
             found[stage] = steps(folder / "demo")
         return found[stage]
 

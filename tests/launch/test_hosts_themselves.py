@@ -1,6 +1,7 @@
 """The virtual hosts are what they claim to be; what is tested on them would otherwise prove nothing."""
 
 import signal
+import time
 
 import pytest
 
@@ -26,6 +27,15 @@ def test_files_are_shared_and_etc_is_not(hosts, tmp_path):
     assert hosts.run("node2", ["test", "-e", tmp_path / "seen"]).returncode == 0
     assert "node2" in hosts.run("node1", ["cat", "/etc/hosts"]).stdout
     assert "10.77.0" not in open("/etc/hosts").read()
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_it_started(hosts):
+    """Those on the other host too, which hold its output open."""
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match="took more than 2 s"):
+        hosts.run("node1", ["ssh", "node2", "echo begun; sleep 1000"], timeout=2)
+    assert time.monotonic() - began < 30
+    assert not any("sleep" in process.cmdline() for host in hosts.names for process in hosts.processes(host))
 
 
 def test_pdsh_gives_the_largest_exit_code(hosts):

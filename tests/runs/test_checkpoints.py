@@ -8,7 +8,7 @@ import pytest
 import torch
 import xxhash
 
-from tests.launching import DEMO, deepspeed, finish, wait_for_step
+from tests.launching import DEMO, finish, start_ranks, wait_for_step
 from trainer import checkpoint
 from trainer.cli import run_command
 from trainer.events import read_events
@@ -16,7 +16,7 @@ from trainer.exits import Exit
 
 
 def test_every_rank_learns_at_the_same_step_that_one_could_not_write(tmp_path):
-    finish(deepspeed([str(tmp_path)], 2, module="tests.runs.checkpoint_worker"))
+    finish(start_ranks([str(tmp_path)], 2, module="tests.runs.checkpoint_worker"))
     told = [json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1] and told[0]["code"] == Exit.DISK and "No space left" in told[0]["why"]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-1", "latest"}
@@ -77,7 +77,7 @@ def test_a_planted_pickle_is_named_and_not_executed(stage, store, tmp_path, capf
 def test_saving_in_the_background_changes_nothing(store, tmp_path):
     for name, background in (("background", "true"), ("blocking", "false")):
         more = f"run.name={name}", f"checkpoint.background={background}", "train.steps=6"
-        finish(deepspeed(small(store, tmp_path, *more), 2))
+        finish(start_ranks(small(store, tmp_path, *more), 2))
     runs = [tmp_path / name for name in ("background", "blocking")]
     losses = [[e["loss"] for e in read_events(run / "events.jsonl") if e["event"] == "step"] for run in runs]
     assert losses[0] == losses[1] and len(losses[0]) == 6
@@ -99,7 +99,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_checkpoint_before_is_used(sto
     command = small(store, disk, "train.steps=60", "checkpoint.every_steps=10")
     try:
         run = disk / "demo"
-        process = deepspeed(command, 1)
+        process = start_ranks(command, 1)
         wait_for_step(process, run, 12)
         free = os.statvfs(disk)
         (disk / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - (2 << 20)))
@@ -109,7 +109,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_checkpoint_before_is_used(sto
         good = checkpoint.newest_good(run, pytest.fail)
         assert checkpoint.step_of(good) >= 10
         (disk / "filler").unlink()
-        assert f"continued from {good}" in finish(deepspeed(command, 1)).replace("\n", "")
+        assert f"continued from {good}" in finish(start_ranks(command, 1)).replace("\n", "")
         assert not list((run / "checkpoints").glob(".*"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)

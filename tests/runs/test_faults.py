@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import time
 
+import psutil
 import pytest
 
-from tests.launching import DEMO, ROOT, deepspeed, finish, process_of_rank, steps, wait_for_step, xstilts
+from tests.launching import DEMO, ROOT, deepspeed, finish, process_of_rank, start_ranks, steps, wait_for_step, xstilts
 from trainer.events import read_events
 from trainer.exits import Exit
 
@@ -67,13 +70,13 @@ def test_a_step_without_a_finite_loss_is_skipped_once_and_said(stage, dtype, sto
 @pytest.mark.long
 def test_losses_that_stay_infinite_end_the_run_and_name_the_examples(store, tmp_path):
     more = ["watch.nonfinite_steps=3"]
-    process = deepspeed(command(store, tmp_path, "run", *more), 2, env={"TEST_FAULT": "nan@4-:1"})
+    process = start_ranks(command(store, tmp_path, "run", *more), 2, env={"TEST_FAULT": "nan@4-:1"})
     output = fails(process, Exit.NOT_FINITE)
     cause = output.strip().splitlines()
     said = [line for line in cause if "exit 22: 3 steps in a row, up to step 6, had no finite loss" in line]
     assert said and "in pack 1 (examples " in said[0]
     assert exits(tmp_path / "run")["exit-0.json"]["code"] == Exit.NOT_FINITE
-    again = finish(deepspeed(command(store, tmp_path), 2))
+    again = finish(start_ranks(command(store, tmp_path), 2))
     assert "continued from" in again
     assert max(steps(tmp_path / "run")) == 8
 
@@ -89,7 +92,7 @@ def test_a_hang_is_ended_and_the_rank_that_hangs_is_named(store, tmp_path):
     assert any("held up by rank 1 on " in line and ", in forward of step 5" in line for line in said), said
     stacks = [path.read_text() for path in (tmp_path / "run/ranks").glob("stacks-*.txt")]
     assert any("faulty_encode" in text for text in stacks)
-    assert "continued from" in finish(deepspeed(command(store, tmp_path), 2))
+    assert "continued from" in finish(start_ranks(command(store, tmp_path), 2))
 
 
 @pytest.mark.parametrize(
@@ -107,15 +110,14 @@ def test_a_signal_to_one_rank_saves_and_leaves(number, rank, store, tmp_path):
     last = max(steps(tmp_path / "run"))
     assert f"stopped by {number.name}, after saving {tmp_path / 'run/checkpoints'}/step-{last}" in output
     assert last < 40 and (tmp_path / f"run/checkpoints/step-{last}/manifest.json").is_file()
-    again = finish(deepspeed(command(store, tmp_path, "run", "train.steps=40", "checkpoint.every_steps=100"), 2))
+    again = finish(start_ranks(command(store, tmp_path, "run", "train.steps=40", "checkpoint.every_steps=100"), 2))
     assert f"continued from {tmp_path / 'run/checkpoints'}/step-{last}" in again.replace("\n", "")
 
 
 @pytest.mark.long
 def test_a_slow_rank_is_named(store, tmp_path):
-    process = deepspeed(command(store, tmp_path, "run", "train.steps=55", "checkpoint.every_steps=100"), 2,
-                        env={"TEST_FAULT": "slow@1-:1"})  # fmt: skip
-    finish(process)
+    more = ["train.steps=55", "checkpoint.every_steps=100"]
+    finish(start_ranks(command(store, tmp_path, "run", *more), 2, env={"TEST_FAULT": "slow@1-:1"}))
     assert any("the others wait for rank 1 on " in text for text in warnings(tmp_path / "run"))
 
 
@@ -129,6 +131,38 @@ def test_a_rank_that_dies_alone_takes_the_others_along(store, tmp_path):
     assert left["exit-1.json"]["code"] == Exit.BUG
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["seen", "a while"])
+def test_a_killed_worker_that_prepares_data_ends_the_run(after, tmp_path):
+    """While it starts, or at work; every rank says why."""
+    row = {"premise": "A dog sat many times. " * 20, "hypothesis": "It sat.", "label": "neutral"}
+    for split, count in (("train", 60_000), ("dev", 40)):
+        (tmp_path / f"{split}.jsonl").write_text((json.dumps(row) + "\n") * count)
+    files = {"mnli": {split: [str(tmp_path / f"{split}.jsonl")] for split in ("train", "dev")}}
+    more = ["tasks=[mnli]", "data.source=files", f"data.files={json.dumps(files)}", f"data.store={tmp_path}/store",
+            "data.workers=2", "data.prepare=auto"]  # fmt: skip
+    process = start_ranks(["train", str(DEMO), f"run.folder={tmp_path}", *more], 2)
+    wait = 0.0 if after == "seen" else random.uniform(1, 6)
+    _kill_a_worker(process, wait)
+    output = fails(process, Exit.WORKER)
+    for where in ("", "[rank 1] "):
+        assert f"\n{where}exit 25: a process that prepares data was killed" in output, (wait, output[-3000:])
+    assert "Traceback" not in output
+
+
+def _kill_a_worker(process, wait: float):
+    """Of the pool that tokenises, so many seconds after it was seen."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "multiprocessing.spawn" in " ".join(child.cmdline()):
+                    time.sleep(wait)
+                    return child.kill()
+        time.sleep(0.01)
+    raise AssertionError(f"no worker was seen: {process.communicate(timeout=60)[0][-3000:]}")
+
+
 ODD = """
 import importlib.metadata as metadata, os
 if os.environ.get("RANK") == "1":
@@ -140,7 +174,7 @@ if os.environ.get("RANK") == "1":
 @pytest.mark.long
 def test_a_rank_with_another_version_is_refused(store, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(ODD)
-    process = deepspeed(command(store, tmp_path), 2, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    process = start_ranks(command(store, tmp_path), 2, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     output = fails(process, Exit.ENVIRONMENT)
     assert "do not have the same code and packages: transformers" in output
     assert "transformers: 4.0.0 there" in output

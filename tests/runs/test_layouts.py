@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.launching import deepspeed, finish
+from tests.launching import finish, start_ranks
 from tests.runs.layouts_worker import STAGES
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ def results(store, tmp_path_factory):
     found = {}
     for ranks in (1, 2):
         arguments = [str(folder / f"{ranks}.pt"), str(STEPS), store, f"run.folder={folder}"]
-        finish(deepspeed(arguments, ranks, module="tests.runs.layouts_worker"), timeout=900)
+        finish(start_ranks(arguments, ranks, module="tests.runs.layouts_worker"), timeout=900)
         found[ranks] = torch.load(folder / f"{ranks}.pt")
     return found
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.hosts import virtual_hosts
-from tests.launching import DEMO, deepspeed, finish, steps
+from tests.launching import DEMO, finish, start_ranks, steps
 from trainer.events import read_events
 
 pytestmark = pytest.mark.long
@@ -27,7 +27,7 @@ def settings(store, tmp_path, name):
 @pytest.fixture(scope="module")
 def unbroken(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
-    finish(deepspeed(["train", *settings(store, folder, "unbroken")], 2))
+    finish(start_ranks(["train", *settings(store, folder, "unbroken")], 2))
     return steps(folder / "unbroken")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.launching import DEMO, deepspeed, finish, kill_at_step, steps, xstilts
+from tests.launching import DEMO, finish, kill_at_step, start_ranks, steps, xstilts
 from tests.runs.masked_lm_worker import STAGES
 from trainer.events import read_events
 
@@ -28,7 +28,7 @@ def results(text_store, tmp_path_factory):
     found = {}
     for ranks in (1, 2):
         arguments = [str(folder / f"{ranks}.pt"), "4", text_store, TASKS, f"run.folder={folder}"]
-        finish(deepspeed(arguments, ranks, module="tests.runs.masked_lm_worker"), timeout=600)
+        finish(start_ranks(arguments, ranks, module="tests.runs.masked_lm_worker"), timeout=600)
         found[ranks] = torch.load(folder / f"{ranks}.pt")
     return found
 
@@ -57,10 +57,10 @@ def command(folder, text_store, name, total=14):
 
 
 def test_a_killed_run_continues_bit_identically(text_store, tmp_path):
-    finish(deepspeed(command(tmp_path, text_store, "unbroken"), 2))
-    kill_at_step(deepspeed(command(tmp_path, text_store, "killed"), 2), tmp_path / "killed", 7, rank=1)
+    finish(start_ranks(command(tmp_path, text_store, "unbroken"), 2))
+    kill_at_step(start_ranks(command(tmp_path, text_store, "killed"), 2), tmp_path / "killed", 7, rank=1)
     assert max(steps(tmp_path / "killed")) < 14
-    assert "continued from" in finish(deepspeed(command(tmp_path, text_store, "killed"), 2))
+    assert "continued from" in finish(start_ranks(command(tmp_path, text_store, "killed"), 2))
     unbroken, killed = steps(tmp_path / "unbroken"), steps(tmp_path / "killed")
     for step, expected in unbroken.items():
         for field in ("loss", "task_loss", "grad_norm", "example_ids_hash"):
@@ -68,7 +68,7 @@ def test_a_killed_run_continues_bit_identically(text_store, tmp_path):
 
 
 def test_it_learns_and_the_export_scores_as_the_run_did(text_store, tmp_path):
-    finish(deepspeed(command(tmp_path, text_store, "run", total=60), 1))
+    finish(start_ranks(command(tmp_path, text_store, "run", total=60), 1))
     events = read_events(tmp_path / "run" / "events.jsonl")
     start = next(event for event in events if event["event"] == "start")
     assert any("masked LM head: new" in note for note in start["notes"])

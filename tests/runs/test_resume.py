@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.launching import DEMO, deepspeed, finish, kill_at_step, steps
+from tests.launching import DEMO, finish, kill_at_step, start_ranks, steps
 from trainer.events import read_events
 
 
@@ -15,11 +15,11 @@ def test_a_killed_run_continues_bit_identically(stage, store, tmp_path):
                 "checkpoint.every_steps=4", "evaluation.limit=1",
                 f"engine.config=ds_configs/zero{stage}.json"]  # fmt: skip
 
-    finish(deepspeed(command("unbroken"), 2))
+    finish(start_ranks(command("unbroken"), 2))
     at, rank = random.randint(5, 12), random.randint(0, 1)
-    kill_at_step(deepspeed(command("killed"), 2), tmp_path / "killed", at, rank)
+    kill_at_step(start_ranks(command("killed"), 2), tmp_path / "killed", at, rank)
     killed_at = max(steps(tmp_path / "killed"))
-    output = finish(deepspeed(command("killed"), 2))
+    output = finish(start_ranks(command("killed"), 2))
     assert "continued from" in output
     resume = [e for e in read_events(tmp_path / "killed" / "events.jsonl") if e["event"] == "resume"][-1]
     assert killed_at < 14, "the run was over before it was killed"

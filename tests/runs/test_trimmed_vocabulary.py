@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.launching import DEMO, deepspeed, finish, kill_at_step, steps, xstilts
+from tests.launching import DEMO, finish, kill_at_step, start_ranks, steps, xstilts
 from trainer.events import read_events
 from trainer.model.vocabulary import NAME, load_kept_rows
 
@@ -22,9 +22,9 @@ def command(folder, store, vocabulary, stage=2, steps=STEPS):
 def runs(store, tmp_path_factory):
     """An untrimmed run, and a trimmed one that was killed."""
     folder = tmp_path_factory.mktemp("runs")
-    finish(deepspeed(command(folder, store, "full"), 1))
-    kill_at_step(deepspeed(command(folder, store, "trimmed"), 1), folder / "trimmed", 30, rank=0)
-    assert "continued from" in finish(deepspeed(command(folder, store, "trimmed"), 1))
+    finish(start_ranks(command(folder, store, "full"), 1))
+    kill_at_step(start_ranks(command(folder, store, "trimmed"), 1), folder / "trimmed", 30, rank=0)
+    assert "continued from" in finish(start_ranks(command(folder, store, "trimmed"), 1))
     return folder
 
 
@@ -69,7 +69,7 @@ def test_a_run_is_not_continued_with_other_rows(runs, store):
 @pytest.mark.slow
 def test_stage_3_trims_too(store, tmp_path):
     for vocabulary in ("full", "trimmed"):
-        finish(deepspeed(command(tmp_path, store, vocabulary, stage=3, steps=6), 2))
+        finish(start_ranks(command(tmp_path, store, vocabulary, stage=3, steps=6), 2))
     full, trimmed = steps(tmp_path / "full"), steps(tmp_path / "trimmed")
     for step in range(1, 7):
         assert trimmed[step]["loss"] == pytest.approx(full[step]["loss"], rel=1e-6)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.launching import DEMO, deepspeed, finish, steps, xstilts
+from tests.launching import DEMO, finish, start_ranks, steps, xstilts
 from trainer.events import read_events
 
 STEPS = 6
@@ -27,7 +27,7 @@ def back_to(run, step: int) -> None:
 def continued(run, processes: int, arguments: list[str]) -> dict[int, dict]:
     """The steps taken when the run goes on with so many processes, which must say that it was re-cut."""
     before = len(read_events(run / "events.jsonl"))
-    finish(deepspeed(arguments, processes))
+    finish(start_ranks(arguments, processes))
     events = read_events(run / "events.jsonl")[before:]
     assert any("it is re-cut for" in event["message"] for event in events if event["event"] == "warning")
     assert any(event["event"] == "resume" for event in events)
@@ -44,7 +44,7 @@ def assert_same(found: dict[int, dict], expected: dict[int, dict]) -> None:
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.slow)])
 def test_two_one_two(stage, store, tmp_path):
     undisturbed = command(tmp_path, store, stage, "undisturbed")
-    finish(deepspeed(undisturbed, 2))
+    finish(start_ranks(undisturbed, 2))
     expected = steps(tmp_path / "undisturbed")
     run = tmp_path / "resized"
     shutil.copytree(tmp_path / "undisturbed", run)
@@ -61,7 +61,7 @@ def test_two_one_two(stage, store, tmp_path):
 @pytest.mark.long
 def test_another_stage(store, tmp_path):
     """Within stages 1 to 3, at any world size, as a change of the recipe that is accepted; stage 0 is refused."""
-    finish(deepspeed(command(tmp_path, store, 1, "run"), 1))
+    finish(start_ranks(command(tmp_path, store, 1, "run"), 1))
     run, expected = tmp_path / "run", steps(tmp_path / "run")
     back_to(run, 2)
     refused = xstilts(*command(tmp_path, store, 3, "run"))
@@ -75,8 +75,8 @@ def test_another_stage(store, tmp_path):
 
 @pytest.mark.long
 def test_stage_0_needs_no_cutting(store, tmp_path):
-    finish(deepspeed(command(tmp_path, store, 0, "run"), 2))
+    finish(start_ranks(command(tmp_path, store, 0, "run"), 2))
     run, expected = tmp_path / "run", steps(tmp_path / "run")
     back_to(run, 2)
-    finish(deepspeed(command(tmp_path, store, 0, "run"), 1))
+    finish(start_ranks(command(tmp_path, store, 0, "run"), 1))
     assert_same(steps(run), expected)

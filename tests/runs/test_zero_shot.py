@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.launching import DEMO, deepspeed, finish, xstilts
+from tests.launching import DEMO, finish, start_ranks, xstilts
 from trainer.config import DataSection
 from trainer.data.sources import sample_folder
 
@@ -44,7 +44,7 @@ def test_any_number_of_ranks_gives_the_same_predictions_and_scores(export, data,
     for processes in (1, 2, 3):
         out = tmp_path / str(processes)
         command = ["evaluate", export, "--tasks", TASKS, "--out", out, *data]
-        printed = finish(deepspeed(list(map(str, command)), processes))
+        printed = finish(start_ranks(list(map(str, command)), processes))
         assert printed.count("written: ") == 1, "by one rank"
         found[processes] = contents(out)
     assert found[2] == found[1] and found[3] == found[1]

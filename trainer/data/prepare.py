@@ -6,15 +6,14 @@ the format's version, the tokenizer. Preparing again finds it there; training fi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import multiprocessing
-import os
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from trainer.config import RunConfig
 from trainer.data.sources import iter_examples, source_fingerprint
 from trainer.data.store import Store, columns_of, write_store
+from trainer.data.workers import Workers
 from trainer.errors import NoExamples, UserError
 from trainer.host import available_cores
 from trainer.tasks import FORMATS, check_trainable
@@ -241,23 +241,19 @@ def _encode_all(config, task, split, tokenizer, counts):
     workers = config.data.workers or available_cores()
     chunks = _chunks(config, task, split, counts)
     pool, running = None, deque()
-    try:
+    with contextlib.ExitStack() as stack:
         for first, chunk in chunks:
             if workers == 1 or first < PARALLEL_FROM:
                 yield _encode(task, tokenizer, first, chunk)
                 continue
             if pool is None:
-                context = multiprocessing.get_context("spawn")
                 sent = dataclasses.replace(task, adapt=None, keep=None)  # a user's functions may not travel
-                pool = ProcessPoolExecutor(workers, context, _start_worker, (sent, tokenizer))
-            running.append(pool.submit(_encode_in_worker, first, chunk))
+                pool = stack.enter_context(Workers(workers, functools.partial(_encode, sent, tokenizer)))
+            running.append(pool.submit(first, chunk))
             while len(running) > 4 * workers:  # bounds memory, keeps the order
-                yield running.popleft().result()
+                yield pool.result(running.popleft())
         while running:
-            yield running.popleft().result()
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
+            yield pool.result(running.popleft())
 
 
 def _encode(task, tokenizer, first, examples):
@@ -265,18 +261,6 @@ def _encode(task, tokenizer, first, examples):
     encoder = FORMATS[task.format]
     units = encoder.encode(examples, first, task, tokenizer, counts)
     return columns_of(units), counts, [encoder.reference(example) for example in examples]
-
-
-_worker: dict = {}
-
-
-def _start_worker(task, tokenizer) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process; threads below it would fight
-    _worker.update(task=task, tokenizer=tokenizer)
-
-
-def _encode_in_worker(first, examples):
-    return _encode(_worker["task"], _worker["tokenizer"], first, examples)
 
 
 def _row(task: Task, split: str, store: Store, state: str) -> dict:
