@@ -1,5 +1,6 @@
 """Command lines of launchers, and what they are started in."""
 
+import os
 import sys
 
 import pytest
@@ -91,10 +92,24 @@ def test_srun_starts_one_task_a_node(monkeypatch):
     launcher = srun(8)
     assert launcher.processes == 32
     words = launcher.command(["train", "x.yaml"])
-    assert words[:4] == ["srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpus-per-task=32"]
+    assert words[:4] == ["srun", "--nodes=4", "--ntasks=4", "--ntasks-per-node=1"]
+    assert words[4:6] == ["--kill-on-bad-exit=1", "--cpus-per-task=32"]
     assert words[-5:] == ["-m", "trainer.node", "8", "train", "x.yaml"]
     environ = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
     assert launcher.environment(None, environ) == environ
+
+
+def test_srun_is_not_sent_where_nodes_cannot_meet(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    with pytest.raises(UserError, match="MASTER_ADDR=localhost is no address of one host for another"):
+        srun(1).environment(None, {**os.environ, "MASTER_ADDR": "localhost"})
+
+
+def test_a_hostfile_with_users_names_is_refused(hostfile):
+    hostfile.write_text("me@node1 slots=1\n")
+    with pytest.raises(UserError, match="deepspeed cannot start processes on 'me@node1'") as error:
+        open_launcher("deepspeed", hostfile).command(["train"], {})
+    assert "its User in ~/.ssh/config" in str(error.value)
 
 
 def test_srun_outside_of_a_job(tmp_path, monkeypatch):

@@ -91,7 +91,8 @@ def test_kill_leaves_nothing(command, tmp_path):
 
 
 def test_a_process_without_a_launcher_gets_the_signal_itself(tmp_path):
-    running = Running([sys.executable, "-c", RANK, str(tmp_path)], plain())
+    """Though below it are helpers that have RANK in their environment, as the trainer sets it."""
+    running = Running([sys.executable, "-c", RANK, str(tmp_path)], {**plain(), "RANK": "0"}, alone=True)
     wait_for(lambda: len(workers(tmp_path)) == 1)
     running.signal(signal.SIGTERM)
     assert running.wait(30) == 20 + signal.SIGTERM

@@ -1,5 +1,6 @@
 """The supervisor: when it starts a run again, with what, and that signals and leftovers are its business."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,9 +12,11 @@ import time
 
 import pytest
 
+from trainer.attempt import Attempt, End
+from trainer.events import read_events
 from trainer.exits import Exit, RunError
 from trainer.running import Running
-from trainer.supervise import End, Patience, Supervisor, last_step, share_evenly
+from trainer.supervise import Patience, Supervisor, share_evenly
 
 
 def gives_up(patience, *ends):
@@ -62,33 +65,40 @@ def test_hosts_share_the_packs_evenly():
     assert share_evenly({"a": 2, "b": 2, "c": 2}, 8) == {"a": 2, "b": 2}
     assert share_evenly({"a": 3}, 4) == {"a": 2}
     assert share_evenly({}, 4) == {}
+    assert share_evenly({"a": 2, "b": 3}, None) == {"a": 2, "b": 3}
 
 
 # A run of one process: takes so many steps from where its events end, then does what its attempt says.
 RUN = """
 import json, os, signal, sys, time
 from pathlib import Path
-sys.argv.append("trainer")
+got = []
+signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
 run, plans = Path(sys.argv[1]), sys.argv[2].split(",")
-attempt = int(os.environ["XSTILTS_ATTEMPT"])
-steps, how = plans[attempt - 1].split(":")
+name = os.environ["XSTILTS_ATTEMPT"]
+steps, how = plans[int(name.split("-")[0]) - 1].split(":")
 (run / "ranks").mkdir(parents=True, exist_ok=True)
-state = {"rank": 0, "host": os.uname().nodename, "pid": os.getpid()}
+state = {"rank": 0, "host": os.uname().nodename, "pid": os.getpid(), "attempt": name}
 (run / "ranks/rank-0.json").write_text(json.dumps(state))
 file = open(run / "events.jsonl", "a+")
 file.seek(0)
-done = len(file.readlines())
+done = sum(json.loads(line)["event"] == "step" for line in file)
+say = lambda event, **fields: file.write(json.dumps({"event": event, **fields}) + chr(10))
+if done:
+    say("resume", step=done)
 for step in range(done + 1, done + 1 + int(steps)):
-    file.write(json.dumps({"event": "step", "step": step}) + chr(10))
+    say("step", step=step)
+if how == "0":
+    say("finish", step=done)
 file.close()
 if how == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "wait":
-    got = []
-    signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
     while not got:
         time.sleep(0.02)
     how = "28"
+if how == "lie":
+    how = "0"
 if how != "0":
     (run / "ranks/exit-0.json").write_text(json.dumps({**state, "code": int(how), "cause": f"cause {how}"}))
 sys.exit(int(how))
@@ -100,21 +110,56 @@ def supervised(run, plans, retries=10):
 
     def start(hosts, environment):
         assert hosts == {}
-        return Running([sys.executable, "-c", RUN, str(run), plans, "trainer"], {**os.environ, **environment})
+        command = [sys.executable, "-c", RUN, str(run), plans, "trainer"]
+        return Running(command, {**os.environ, **environment}, alone=True)
 
-    supervisor = Supervisor(run, 4, start, {}, Patience(retries), 0.0, said.append)
+    supervisor = Supervisor(run, lambda: 4, start, {}, Patience(retries), 0.0, said.append)
     supervisor.said = said
     return supervisor
+
+
+def steps_of(run):
+    return [event["step"] for event in read_events(run / "events.jsonl") if event["event"] == "step"]
 
 
 def test_a_killed_run_is_started_until_it_is_complete(tmp_path):
     supervisor = supervised(tmp_path, "2:kill,3:24,1:0")
     supervisor.run()
-    assert last_step(tmp_path) == 6 and supervisor.attempt == 3
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6] and supervisor.attempt == 3
     ended = [text for text in supervisor.said if " ended at " in text]
     name = socket.gethostname()
     assert ended[0].endswith(f"step 2 with 24: rank 0 on {name} ended without a word: killed, or its host is gone")
     assert ended[1].endswith(f"step 5 with 24: rank 0 on {name}: cause 24")
+
+
+def test_a_launcher_that_ends_well_is_not_believed_before_the_run_is_complete(tmp_path):
+    supervisor = supervised(tmp_path, "2:lie,1:0")
+    supervisor.run()
+    assert steps_of(tmp_path) == [1, 2, 3]
+    assert any("ended at step 2 with 24: rank 0 on " in text for text in supervisor.said)
+
+
+def test_an_attempt_counts_its_own_steps(tmp_path):
+    """The second fails before it has taken one: not at the step that the first one failed at."""
+    supervisor = supervised(tmp_path, "4:1,0:1,1:0")
+    (tmp_path / "events.jsonl").write_text('{"event": "step", "step": 1}\n')
+    with pytest.raises(RunError, match="step 6 ended the run twice"):
+        supervisor.run()  # resumed at step 5, like the first one's end
+    assert Patience().after(End(Exit.BUG, "", 0)) == 2.0
+
+
+def test_files_of_another_attempt_do_not_end_this_one(tmp_path, monkeypatch):
+    """Of a process that an attempt before has left behind a cut link."""
+    monkeypatch.setattr("trainer.attempt.GRACE", 0.0)
+    stale = {"rank": 0, "host": "gone", "pid": 1, "attempt": "1-0000", "code": 23, "cause": "it hung"}
+
+    def start(own):
+        (tmp_path / "ranks").mkdir()
+        (tmp_path / "ranks/exit-0.json").write_text(json.dumps(stale))
+        (tmp_path / "events.jsonl").write_text('{"event": "finish"}\n')
+        return Running(["sleep", "1"], {}, alone=True)
+
+    assert Attempt(tmp_path, start, print).end([]).code == Exit.DONE
 
 
 def test_a_cause_that_stays_ends_the_supervisor_with_the_run_s_own_code(tmp_path):
@@ -134,16 +179,61 @@ def test_a_launcher_that_starts_nothing_is_not_tried_for_ever(tmp_path):
         return Running(["false"], {})
 
     with pytest.raises(RunError, match="ended with exit code 1 before any process of the run had begun") as error:
-        Supervisor(tmp_path, 4, start, {}, Patience(retries=0), 0.0, print).run()
+        Supervisor(tmp_path, lambda: 4, start, {}, Patience(retries=0), 0.0, print).run()
     assert error.value.exit_code == Exit.GAVE_UP
 
 
+@contextlib.contextmanager
+def told(number: int, seconds: float):
+    """This process is, after so many seconds."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def test_a_signal_reaches_the_run_and_ends_the_supervisor_as_stopped(tmp_path):
-    supervisor = supervised(tmp_path, "2:wait")
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-    with pytest.raises(RunError, match="cause 28") as error:
-        supervisor.run()
+    with told(signal.SIGUSR1, 1.5), pytest.raises(RunError, match="cause 28") as error:
+        supervised(tmp_path, "2:wait").run()
     assert error.value.exit_code == Exit.STOPPED
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, Exit.STOPPED), (signal.SIGINT, Exit.INTERRUPTED)])
+def test_a_signal_before_the_ranks_have_begun_leaves_nothing(number, code, tmp_path):
+    begun = []
+
+    def start(hosts, environment):
+        begun.append(Running(["sleep", "60"], {}, alone=True))
+        return begun[-1]
+
+    name = signal.Signals(number).name
+    with told(number, 0.7), pytest.raises(RunError, match=f"stopped by {name} before the run had begun") as error:
+        Supervisor(tmp_path, lambda: 4, start, {}, Patience(), 0.0, print).run()
+    assert error.value.exit_code == code and len(begun) == 1 and begun[0].process.poll() is not None
+
+
+def test_a_signal_between_two_attempts_starts_no_other(tmp_path):
+    supervisor = supervised(tmp_path, "1:kill,1:0")
+    supervisor.patience.pause = 60.0
+    with told(signal.SIGTERM, 2.0), pytest.raises(RunError, match="stopped by SIGTERM, when the run was down"):
+        supervisor.run()
+    assert supervisor.attempt == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_error_of_the_supervisor_itself_leaves_no_run_behind(tmp_path):
+    running = []
+
+    def start(own):
+        running.append(Running(["sleep", "60"], {}, alone=True))
+        return running[0]
+
+    attempt = Attempt(tmp_path, start, print)
+    attempt._pass_on = None  # no function: an error like any other
+    with pytest.raises(TypeError):
+        attempt.end([signal.SIGTERM])
+    assert running[0].process.returncode == -signal.SIGKILL
 
 
 def test_leftovers_of_an_attempt_are_killed_and_strangers_are_not(tmp_path):

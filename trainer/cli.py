@@ -150,6 +150,7 @@ def plan(arguments) -> None:
 
 def train(arguments) -> None:
     from trainer.config import load_recipe
+    from trainer.joining import joined
     from trainer.loop import train as run_loop
     from trainer.session import open_session
     from trainer.ui.preparing import PrepareProgress
@@ -163,7 +164,7 @@ def train(arguments) -> None:
             fix = f"add --supervise, or: xstilts launch {arguments.recipe} --{option} {getattr(arguments, option)}"
             raise UserError(f"--{option} says how to start other processes, but train is one process of a run", fix=fix)
     config = load_recipe(arguments.recipe, arguments.overrides)
-    with ends_recorded(config.run_folder):
+    with ends_recorded(config.run_folder), joined(config, _say):
         with PrepareProgress(_console()) as progress:
             sinks = lambda total: [Terminal(total, config.log.every_steps, _console())]  # noqa: E731
             session = open_session(config, sinks, progress)

@@ -116,6 +116,7 @@ class EvaluationSection:
 class WatchSection:
     hang_factor: float = 20.0  # end the run when nothing happens for so many times the median step, and at least
     hang_seconds: float = 300.0  # so long
+    meet_seconds: float = 300.0  # end a process that has not met all others so long after its start
     start_seconds: float = 3600.0  # the same before the first step: loading and compiling
     nonfinite_steps: int = 5  # end the run after so many steps in a row without a finite loss
     spike: float = 10.0  # flag losses so many interquartile ranges above the last steps' median; 0: none
@@ -173,7 +174,7 @@ POSITIVE = (
     "checkpoint.every_steps",
     "checkpoint.every_minutes", "checkpoint.keep", "evaluation.every_steps", "evaluation.limit", "evaluation.end_limit",
     "evaluation.pack_tokens", "log.every_steps", "data.max_length", "watch.hang_factor", "watch.hang_seconds",
-    "watch.start_seconds", "watch.nonfinite_steps", "watch.straggler",
+    "watch.meet_seconds", "watch.start_seconds", "watch.nonfinite_steps", "watch.straggler",
 )  # fmt: skip
 
 

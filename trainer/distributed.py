@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from trainer.errors import UserError
+from trainer.network import interface_towards
+
+STORE_TIMEOUT = timedelta(minutes=30)  # a run's own limit, watch.meet_seconds, says more
 
 on_waiting: list[Callable[[], None]] = []  # called now and then where a rank waits long for another's work
 
@@ -30,11 +38,22 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """As a launcher (deepspeed, torchrun) says; a process started without one is a world of its own."""
+        """As a launcher (deepspeed, torchrun) says; a process started without one is a world of its own.
+
+        Raises:
+            UserError: this machine has fewer GPUs than processes.
+        """
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         size = int(os.environ.get("WORLD_SIZE", 1))
         device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
         local_size = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or size)
+        if device.type == "cuda" and local_rank >= torch.cuda.device_count():
+            host, gpus, seen = socket.gethostname(), torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+            raise UserError(
+                f"process {local_rank + 1} of {local_size} on {host} has no GPU: it sees {gpus}",
+                why=f"each process needs one of its own; CUDA_VISIBLE_DEVICES is {seen or 'not set'}",
+                fix=f"slots={gpus} for {host} in the hostfile, or --processes {gpus} without one",
+            )
         return cls(int(os.environ.get("RANK", 0)), size, local_rank, local_size, device)
 
 
@@ -44,6 +63,31 @@ def complete_environment() -> None:
         return
     # Port 0: the store takes a free one itself, so that none can be taken by another process in between.
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+
+
+def bind_gloo(world: World) -> None:
+    """Have gloo use the network on which the hosts meet, unless GLOO_SOCKET_IFNAME names one.
+
+    By itself it takes the address of the machine's own name, which on Debian is 127.0.1.1: no other host reaches that.
+    """
+    if world.size > world.local_size and "GLOO_SOCKET_IFNAME" not in os.environ:
+        if name := interface_towards(os.environ["MASTER_ADDR"]):
+            os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def open_store(world: World) -> dist.Store | None:
+    """The key-value store in which the ranks will find each other; on rank 0 it serves them while it is referred to."""
+    if world.size == 1:
+        return None
+    return next(dist.rendezvous("env://", timeout=STORE_TIMEOUT))[0]
+
+
+def gather_by_store(store: dist.Store | None, world: World, value: Any) -> list[Any]:
+    """As `gather_objects`, of plain JSON, where there is no process group yet."""
+    if store is None:
+        return [value]
+    store.set(f"trainer/{world.rank}", json.dumps(value))
+    return [json.loads(text) for text in store.multi_get([f"trainer/{rank}" for rank in range(world.size)])]
 
 
 def while_waiting() -> None:

@@ -136,6 +136,7 @@ def start(seconds: int = 1800) -> World:
 
     distributed.complete_environment()
     world = World.from_environment()
+    distributed.bind_gloo(world)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:

@@ -21,7 +21,11 @@ from trainer.errors import UserError
 
 CONNECT_SECONDS = 10
 # A host that is gone says nothing: without these questions an ssh to it would wait for hours.
-SSH_OPTIONS = f"-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS} -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+# A shared connection (ControlMaster) would ask none either.
+SSH_OPTIONS = (
+    f"-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS} -o ServerAliveInterval=5 -o ServerAliveCountMax=3 "
+    "-o ControlMaster=no -o ControlPath=none"
+)
 AT_ONCE = 64  # ssh connections
 _LINE = re.compile(r"(?P<name>[^\s#]+)\s+slots=(?P<slots>\d+)\s*(#.*)?$")
 
@@ -181,22 +185,20 @@ def default_address(host: Host) -> str | None:
     return None if address.startswith("127.") else address
 
 
-def meeting_place(hosts: Sequence[Host], environ: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Address and port at which the processes of all hosts meet: MASTER_ADDR and MASTER_PORT; else the first host's
-    address, and no port.
+def check_meeting_place(environ: Mapping[str, str], count: int) -> None:
+    """MASTER_ADDR and MASTER_PORT, where they are set, are a place where the processes of so many hosts can meet.
 
     Raises:
-        UserError: other hosts could not reach it. torch would wait for them for half an hour.
+        UserError: they are not. torch would wait there for half an hour.
     """
-    address, port = environ.get("MASTER_ADDR") or default_address(hosts[0]), environ.get("MASTER_PORT") or None
-    if address and len(hosts) > 1 and re.match(r"127\.|localhost|::1$|0\.0\.0\.0$", address):
+    address, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
+    if address and count > 1 and re.match(r"127\.|localhost|::1$|0\.0\.0\.0$", address):
         why = "each host takes that for itself, so that their processes would never meet"
-        raise UserError(f"MASTER_ADDR={address} is no address of one host for another", why=why,
-                        fix=f"unset MASTER_ADDR, or set it to the address of {hosts[0].name}")  # fmt: skip
+        fix = "unset MASTER_ADDR, or set it to the address of the first host"
+        raise UserError(f"MASTER_ADDR={address} is no address of one host for another", why=why, fix=fix)
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         fix = "unset MASTER_PORT, or set it to a port that the firewall lets through"
         raise UserError(f"MASTER_PORT={port} is no port", why="it is a number from 1 to 65535", fix=fix)
-    return address, port
 
 
 def private_file(path: Path, text: str) -> Path:

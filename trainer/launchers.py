@@ -55,6 +55,11 @@ class Launcher:
         return self.name == "deepspeed"
 
     @property
+    def is_python(self) -> bool:
+        """One plain process, without a launcher."""
+        return self.name.startswith("python") and "-m" not in self.words
+
+    @property
     def processes(self) -> int | None:
         """Of one run, on all hosts; None where the launcher does not say, and takes every GPU."""
         if self.hosts:
@@ -79,7 +84,8 @@ class Launcher:
         host, at a random port.
 
         Raises:
-            UserError: a path cannot be handed to other hosts; they could not meet at MASTER_ADDR and MASTER_PORT.
+            UserError: a path or a host's name cannot be handed on; the hosts could not meet at MASTER_ADDR and
+                MASTER_PORT.
         """
         words = list(self.words)
         if not self.is_deepspeed:
@@ -88,11 +94,19 @@ class Launcher:
         if self.hosts:
             hosts.check_remote_path(os.path.abspath("."), "the working folder")
             hosts.check_remote_path(sys.executable, "the interpreter")
+            for host in self.hosts:
+                if "@" in host.name:  # which --include takes for the end of a host
+                    fix = f"{host.name.rpartition('@')[2]} in the hostfile, and its User in ~/.ssh/config"
+                    raise UserError(f"deepspeed cannot start processes on {host.name!r}, with a user's name", fix=fix)
             # By ssh even to a single host, which need not be this machine.
             included = [f"{host.name}:{','.join(map(str, range(host.slots)))}" for host in self.hosts]
             words += ["--hostfile", str(self.hostfile), "--include", "@".join(included)]
             words += ["--force_multi", "--no_ssh_check"]
-            address, port = hosts.meeting_place(self.hosts, environ)
+            hosts.check_meeting_place(environ, len(self.hosts))
+            address, port = (
+                environ.get("MASTER_ADDR") or hosts.default_address(self.hosts[0]),
+                environ.get("MASTER_PORT"),
+            )
             if address and not _has(words, "--master_addr"):
                 words += ["--master_addr", address]
             arguments = [hosts.remote_word(word) for word in arguments]
@@ -107,6 +121,7 @@ class Launcher:
             UserError: a variable cannot be handed over; the folder cannot be written; Slurm does not name the nodes.
         """
         if self.name == "srun":
+            hosts.check_meeting_place(environ, slurm_nodes(environ))
             place = {"MASTER_ADDR": slurm_first_node, "MASTER_PORT": lambda: str(free_port())}
             return {**environ, **{name: environ.get(name) or find() for name, find in place.items()}}
         if not self.hosts:
@@ -128,7 +143,7 @@ class Launcher:
             options: of subprocess.Popen, e.g. stdout.
         """
         command = self.command(arguments, environ)
-        return Running(command, self.environment(folder, environ), self.hosts, **options)
+        return Running(command, self.environment(folder, environ), self.hosts, self.is_python, **options)
 
 
 def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
@@ -165,7 +180,8 @@ def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
 
 def srun(processes: int, options: Sequence[str] = ()) -> Launcher:
     """One task on each node of this Slurm job, which starts that many processes there."""
-    words = ["--ntasks-per-node=1", "--kill-on-bad-exit=1", *options]
+    nodes = slurm_nodes(os.environ)  # said outright, as a job's SLURM_NTASKS would prevail over --ntasks-per-node
+    words = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *options]
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):  # which srun itself has not read since Slurm 22.05
         words.append(f"--cpus-per-task={cores}")
     return Launcher(("srun", *words, sys.executable, "-u", "-m", "trainer.node", str(processes)))

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import hosts
+from trainer.attempt import Attempt
+from trainer.claim import launch_claimed
 from trainer.config import RunConfig, load_recipe
 from trainer.data.packing import packs_of_rank
 from trainer.errors import UserError
 from trainer.exits import RunError
 from trainer.launchers import Launcher, find_command, gpus_of_node, open_launcher, slurm_nodes, srun
-from trainer.running import Running
+from trainer.running import Running, signals_taken
 from trainer.supervise import Patience, Supervisor
-from trainer.watch.ranks import why_it_ended
 
 DEEPSPEED = "deepspeed --log_level warning"
 
@@ -114,16 +115,17 @@ def launch(
     if options.dry_run:
         return
     check_programs(launcher)
-    if options.supervise:  # which waits for hosts itself
-        supervise(config, launcher, arguments, options, say, environ)
-        return
-    check_answers(launcher)
-    folder = config.run_folder
-    for file in folder.glob("ranks/exit-*.json"):  # an earlier start's
-        file.unlink(missing_ok=True)
-    code = launcher.start(arguments, folder, environ).wait_passing_signals()
-    if code:
-        raise RunError(*why_it_ended(folder, code))
+    if not options.supervise:  # which waits for hosts itself
+        check_answers(launcher)
+    with launch_claimed(config.run_folder, say):
+        if options.supervise:
+            supervise(config, launcher, arguments, options, say, environ)
+            return
+        with signals_taken() as told:
+            start = lambda own: launcher.start(arguments, config.run_folder, {**environ, **own})  # noqa: E731
+            end = Attempt(config.run_folder, start, say).end(told)
+    if end.code:
+        raise RunError(end.code, end.cause)
 
 
 def supervise(
@@ -137,12 +139,19 @@ def supervise(
     """Start and restart a run until it is complete; raises as `Supervisor.run` does."""
 
     def start(slots: Mapping[str, int], own: Mapping[str, str]) -> Running:
-        chosen = launcher.on(slots) if slots else launcher
-        return chosen.start(arguments, config.run_folder, {**environ, **own})
+        chosen, variables = launcher.on(slots) if slots else launcher, {**environ, **own}
+        if chosen.hosts and chosen.hosts[0].name != launcher.hosts[0].name:
+            variables.pop("MASTER_ADDR", None)  # of the host that is gone
+        return chosen.start(arguments, config.run_folder, variables)
+
+    def packs() -> int | None:
+        if config.engine.plan == "off":
+            return config.train.packs_per_step
+        planned = config.run_folder / "recipe.yaml"  # of an earlier start, which chose them
+        return load_recipe(planned).train.packs_per_step if planned.is_file() else None
 
     hosts_of_run = {host.name: host.slots for host in launcher.hosts}
     patience = Patience(options.retries, options.pause)
-    packs = config.train.packs_per_step
     Supervisor(config.run_folder, packs, start, hosts_of_run, patience, options.wait_for_hosts, say).run()
 
 

@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,8 @@ from trainer.hosts import Host
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 POLL_SECONDS = 0.2
+HOSTS_SECONDS = 60.0  # for a command on all hosts
+SRUN_SECONDS = 30.0  # for srun to end its tasks
 
 
 class Running:
@@ -27,14 +29,22 @@ class Running:
         command: its words; process: its Popen.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], remote: Sequence[Host] = (), **options):
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        remote: Sequence[Host] = (),
+        alone: bool = False,
+        **options,
+    ):
         """Start it.
 
         Args:
             remote: hosts on which a deepspeed launcher starts ranks over ssh.
+            alone: the command is no launcher, but itself the only rank.
             options: of subprocess.Popen.
         """
-        self.command, self.remote = list(command), tuple(remote)
+        self.command, self.remote, self.alone = list(command), tuple(remote), alone
         own = {"env": dict(environment), "stdin": subprocess.DEVNULL, "start_new_session": True}
         # Launchers do not know SIGUSR1, and would end by it; srun passes it on. What a process ignores, those that it
         # starts ignore too, until they ask for it, as ranks do.
@@ -56,14 +66,9 @@ class Running:
         return code if code >= 0 else 128 - code
 
     def wait_passing_signals(self) -> int:
-        """As `wait`; meanwhile signals to end go on to every rank, and a second Ctrl-C ends everything at once.
-
-        (Not a second SIGTERM: Slurm sends one itself and one by way of srun.)
-        """
-        told: list[int] = []
-        before = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in PASSED_ON}
+        """As `wait`; meanwhile signals to end go on to every rank, and a second Ctrl-C ends everything at once."""
         passed_on = 0
-        try:
+        with signals_taken() as told:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return self.wait(POLL_SECONDS)
@@ -73,9 +78,6 @@ class Running:
                         self.kill()
                     else:
                         self.signal(number)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def signal(self, number: int) -> None:
         """Send a signal to every rank on every host; the launcher itself only sees how they end.
@@ -88,30 +90,49 @@ class Running:
             self._on_hosts(f"pkill -{int(number)} -P $p")
         elif self._is_srun:
             self.process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
-        elif ranks := ranks_below(self.process.pid):
+        elif not self.alone and (ranks := ranks_below(self.process.pid)):
             for rank in ranks:
                 _send(rank, number)
-        else:  # one process without a launcher, or a launcher before its first rank
+        else:  # without a launcher, or before its first rank
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End the command and every rank at once."""
+        """End the command and every rank at once; the launcher first, which could take their end for a good one."""
+        if self._is_srun:  # whose tasks would live on, were it killed
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(SRUN_SECONDS)
+        below = _descendants(self.process.pid)
+        self.process.kill()
+        for process in below:
+            _send(process, signal.SIGKILL)
+        self.process.wait()
         if self.remote:
             self._on_hosts("pkill -KILL -P $p; kill -KILL $(echo $p | tr , ' ')")
-        for process in _descendants(self.process.pid):
-            _send(process, signal.SIGKILL)
-        self.process.kill()
-        self.process.wait()
 
     def _on_hosts(self, action: str) -> None:
         """Run a shell command on every host with $p being the deepspeed process there whose children are the ranks."""
         port = self.command[self.command.index("--master_port") + 1]
-        mark = f"[d]eepspeed.launcher.launch .*--master_port={port} "  # brackets: so that its own shell does not match
+        # Not the ssh, pdsh and shells that have the same words behind their own.
+        mark = f"^[^ ]*python[^ ]* -u -m deepspeed.launcher.launch .*--master_port={port} "
         names = ",".join(host.name for host in self.remote)
         words = ["pdsh", "-R", "ssh", "-w", names, f"p=$(pgrep -d, -f '{mark}') && {{ {action}; }}"]
         environment = {**os.environ, "PDSH_SSH_ARGS_APPEND": hosts.SSH_OPTIONS}
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run(words, env=environment, **quiet)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a host whose shell hangs
+            subprocess.run(words, env=environment, **quiet, timeout=HOSTS_SECONDS)
+
+
+@contextlib.contextmanager
+def signals_taken() -> Iterator[list[int]]:
+    """Meanwhile signals that would end this process only grow a list, in the order in which they come."""
+    told: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in PASSED_ON}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ranks_below(process: int) -> list[psutil.Process]:

@@ -113,7 +113,7 @@ class Session:
 def open_session(
     config: RunConfig, sinks: Callable[[int], list], progress: Callable[[str, int], None] | None = None
 ) -> Session:
-    """Join the ranks, open the data, build the model, continue from the newest checkpoint.
+    """Join the ranks, open the data, build the model, continue from the newest checkpoint; inside of `joined`.
 
     Args:
         sinks: total steps -> event sinks of rank 0 besides events.jsonl.
@@ -124,7 +124,6 @@ def open_session(
     """
     world = engine.start()
     config, planned = plan.apply(config, world)
-    check_alike(alike.versions(), "the same code and packages")
     packs_of_rank(config.train.packs_per_step, world.rank, world.size)
     dtype = engine.choose_dtype(config, world.device)
     engine.derive_config(config, world.size, dtype)

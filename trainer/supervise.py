@@ -10,36 +10,22 @@ import shlex
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.events import read_events
+from trainer.attempt import LOOK, Attempt, End
 from trainer.exits import TRANSIENT, Exit, RunError
 from trainer.hosts import AT_ONCE, CONNECT_SECONDS, ssh_command
-from trainer.running import Running
-from trainer.watch.ranks import clear, read_all, why_it_ended
-from trainer.watch.signals import STOP
+from trainer.running import Running, signals_taken
+from trainer.watch.ranks import read_all
 
-ATTEMPT = "XSTILTS_ATTEMPT"  # in the environment of a run's processes: which start it is, from 1
-GRACE = 45.0  # seconds for the other processes to end by themselves once one has failed
 LONGEST_WAIT = 60.0  # seconds between starts
-LOOK = 0.5  # seconds between looks at a run
 SAME_AGAIN = frozenset({Exit.BUG, Exit.HANG, Exit.MEMORY, Exit.NOT_FINITE})  # what the step itself may be the cause of
 Hosts = Mapping[str, int]  # host -> processes; empty: this machine, as the launcher decides
 Start = Callable[[Hosts, Mapping[str, str]], Running]  # starts the run on these hosts, in this environment
-
-
-@dataclass(frozen=True)
-class End:
-    """How an attempt ended: exit code, cause in one line, and the last step that was done by then (0: none)."""
-
-    code: int
-    cause: str
-    step: int
 
 
 @dataclass
@@ -88,7 +74,7 @@ class Patience:
 class Supervisor:
     """Args:
     run: the run's folder.
-    packs: packs of a step, which the processes must share evenly.
+    packs: gives the packs of a step, which the processes must share evenly; None where nobody knows yet.
     start: see `Start`.
     hosts: all that the run may use.
     wait_for_hosts: seconds that a host may be away before the run goes on without it.
@@ -98,7 +84,7 @@ class Supervisor:
     def __init__(
         self,
         run: Path,
-        packs: int,
+        packs: Callable[[], int | None],
         start: Start,
         hosts: Hosts,
         patience: Patience,
@@ -106,10 +92,11 @@ class Supervisor:
         say: Callable[[str], None],
     ):
         self.folder, self.packs, self.start, self.hosts = run, packs, start, dict(hosts)
-        self.patience, self.wait_for_hosts, self.say = patience, wait_for_hosts, say
-        self.attempt, self.stopping, self.forwarded = 0, 0, 0
+        self.patience, self.wait_for_hosts = patience, wait_for_hosts
+        self.say = lambda text: say(f"supervisor: {text}")
+        self.attempt, self.told = 0, []
         self._names = {socket.gethostname(): ""}  # what a host calls itself -> what ssh calls it; "": this machine
-        self._wake = threading.Event()
+        self._left: set[tuple[str, int]] = set()  # processes that may live on: host, number
 
     def run(self) -> None:
         """Until the run is complete.
@@ -117,70 +104,52 @@ class Supervisor:
         Raises:
             RunError: it was stopped by a signal, or cannot be completed; see `Patience`.
         """
-        before = {number: signal.signal(number, self._stop) for number in STOP}
-        try:
+        with signals_taken() as self.told:
             while True:
-                end = self._attempt(self._hosts())
+                hosts = self._hosts()
+                self._check_told()
+                end = self._attempt(hosts)
                 if end.code == Exit.DONE:
                     return
                 wait = self.patience.after(end)
-                self.say(f"supervisor: attempt {self.attempt} ended at step {end.step} with {end.code}: {end.cause}")
-                if self.stopping:
-                    name = signal.Signals(self.stopping).name
-                    raise RunError(
-                        Exit.STOPPED, f"stopped by {name}, when the run was down", fix="the same command again"
-                    )
-                self.say(f"supervisor: starting again in {wait:.1f} s")
-                self._wake.wait(wait)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+                self.say(f"attempt {self.attempt} ended at step {end.step} with {end.code}: {end.cause}")
+                self._check_told()
+                self.say(f"starting again in {wait:.1f} s")
+                self._sleep(wait)
 
     def _attempt(self, hosts: Hosts) -> End:
         self.attempt += 1
         self._end_leftovers(hosts)
-        clear(self.folder)
-        running = self.start(hosts, {ATTEMPT: str(self.attempt)})
-        self.say(f"supervisor: attempt {self.attempt}: {shlex.join(running.command)}")
-        failed_at = None
-        while running.process.poll() is None:
-            time.sleep(LOOK)
-            if self.stopping and failed_at is None:
-                self._forward(running)
-            if failed_at is None and read_all(self.folder / "ranks", "exit"):
-                failed_at = time.monotonic()
-            if failed_at is not None and time.monotonic() - failed_at > GRACE:
-                self.say("supervisor: the run does not end by itself, and is killed")
-                running.kill()
-        return self._end(running.wait())
+        attempt = Attempt(self.folder, lambda own: self.start(hosts, own), self.say, self.attempt)
+        self.say(f"attempt {self.attempt}: {shlex.join(attempt.running.command)}")
+        end = attempt.end(self.told)
+        return end if end.code in set(Exit) else End(Exit.PEER, end.cause, end.step)
 
-    def _end(self, code: int) -> End:
-        step = last_step(self.folder)
-        if code == 0:
-            return End(Exit.DONE, "complete", step)
-        code, cause = why_it_ended(self.folder, code)
-        return End(code if code in set(Exit) else Exit.PEER, cause, step)
+    def _check_told(self) -> None:
+        if self.told:
+            name = signal.Signals(self.told[0]).name
+            code = Exit.INTERRUPTED if self.told[0] == signal.SIGINT else Exit.STOPPED
+            raise RunError(code, f"stopped by {name}, when the run was down", fix="the same command again")
 
-    def _stop(self, number: int, frame) -> None:
-        self.stopping = self.stopping or number
-        self._wake.set()
-
-    def _forward(self, running: Running) -> None:
-        """Pass the signal on, once there is a process of the run that waits for it."""
-        if self.forwarded != self.attempt and read_all(self.folder / "ranks", "rank"):
-            running.signal(self.stopping)
-            self.forwarded = self.attempt
+    def _sleep(self, seconds: float) -> None:
+        """Until a signal comes."""
+        until = time.monotonic() + seconds
+        while not self.told and (left := until - time.monotonic()) > 0:
+            time.sleep(min(LOOK, left))
 
     def _end_leftovers(self, hosts: Hosts) -> None:
-        """Kill what an attempt before has left, say behind a cut link: two of a rank would write one checkpoint."""
+        """Kill what attempts before have left, say behind a cut link: two of a rank would write one checkpoint."""
         for state in read_all(self.folder / "ranks", "rank"):
-            host, pid = self._names.get(state["host"]), state["pid"]
+            self._left.add((state["host"], state["pid"]))
+        for name, pid in sorted(self._left):
+            host = self._names.get(name)
             # The number may have gone to another program since.
             command = ["sh", "-c", f"grep -q trainer /proc/{pid}/cmdline && kill -KILL {pid}"]
             if host == "":
                 subprocess.run(command, stderr=subprocess.DEVNULL)
-            elif host in hosts:
-                _over_ssh(host, command)
+            elif host not in hosts or _over_ssh(host, command) is None:
+                continue  # until it answers
+            self._left.discard((name, pid))
 
     def _hosts(self) -> Hosts:
         """The hosts of the next attempt: those that answer, once the others have had their time to come back."""
@@ -192,23 +161,26 @@ class Supervisor:
                 found = dict(zip(self.hosts, pool.map(name_of, self.hosts), strict=True))
             there = {host: self.hosts[host] for host, name in found.items() if name}
             self._names = {name: host for host, name in found.items() if name} | self._names
-            if len(there) == len(self.hosts) or time.monotonic() > deadline or self.stopping:
+            if len(there) == len(self.hosts) or time.monotonic() > deadline or self.told:
                 break
             if not said:
                 away = ", ".join(host for host in self.hosts if host not in there)
-                self.say(f"supervisor: {away} does not answer; waiting for up to {self.wait_for_hosts:.0f} s")
+                self.say(f"{away} does not answer; waiting for up to {self.wait_for_hosts:.0f} s")
                 said = True
-            self._wake.wait(5.0)
-        chosen = share_evenly(there, self.packs)
-        if not chosen:
+            self._sleep(5.0)
+        chosen = share_evenly(there, self.packs())
+        if not chosen and not self.told:
             raise RunError(Exit.PEER, "no host answers", fix="xstilts doctor --hostfile H")
         if len(chosen) < len(self.hosts):
-            self.say(f"supervisor: going on with {', '.join(chosen)}")
+            self.say(f"going on with {', '.join(chosen)}")
         return chosen
 
 
-def share_evenly(hosts: Hosts, packs: int) -> Hosts:
-    """As many of the hosts' processes as share `packs` evenly: the fewest hosts are left out, then slots."""
+def share_evenly(hosts: Hosts, packs: int | None) -> Hosts:
+    """As many of the hosts' processes as share `packs` evenly (None: all of them): the fewest hosts are left out, then
+    slots."""
+    if packs is None:
+        return hosts
     names = list(hosts)
     for count in range(len(names), 0, -1):
         kept = {name: hosts[name] for name in names[:count]}
@@ -223,13 +195,6 @@ def name_of(host: str) -> str | None:
     """What a host calls itself; None if it does not answer over ssh within seconds."""
     asked = _over_ssh(host, ["uname", "-n"])
     return asked.stdout.strip() if asked and asked.returncode == 0 else None
-
-
-def last_step(run: Path) -> int:
-    """The furthest step that a run's events tell of; 0 if none."""
-    if not (run / "events.jsonl").is_file():
-        return 0
-    return max((event["step"] for event in read_events(run / "events.jsonl") if event["event"] == "step"), default=0)
 
 
 def _over_ssh(host: str, command: Sequence[str]) -> subprocess.CompletedProcess | None:

@@ -12,7 +12,6 @@ from tests.launching import DEMO, steps
 from trainer.checkpoint import checkpoint_folders
 from trainer.launchers import open_launcher
 
-NETWORK = {**ON_CPUS, "GLOO_SOCKET_IFNAME": "eth0"}
 # What shells, DeepSpeed and pdsh could each spoil.
 HARD = {
     "HF_BLANKS": "  two  words ",
@@ -34,13 +33,13 @@ WORDS = [
 
 def multinode(hosts, *arguments: object, timeout: float = 200, **more: str) -> subprocess.CompletedProcess:
     words = ["launch/multinode.sh", DEMO, hosts.hostfile(), *arguments]
-    return hosts.run("node1", words, timeout=timeout, **{**NETWORK, **more})
+    return hosts.run("node1", words, timeout=timeout, **{**ON_CPUS, **more})
 
 
 def start(hosts, log, *arguments: object) -> subprocess.Popen:
     """As `multinode`, in the background; its output goes to a file."""
     words = ["launch/multinode.sh", DEMO, hosts.hostfile(), *arguments]
-    options = {"stdout": open(log, "w"), "stderr": subprocess.STDOUT, "env": environment(**NETWORK)}
+    options = {"stdout": open(log, "w"), "stderr": subprocess.STDOUT, "env": environment()}
     return hosts.popen("node1", words, **options)
 
 
@@ -51,13 +50,25 @@ def wait_for_step(run, step: int, process, log, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+@pytest.fixture
+def debian(hosts, tmp_path):
+    """The hosts, each of which takes its own name for an address that only itself can reach, as Debian has it."""
+    for host in hosts.names:
+        own = tmp_path / f"hosts-{host}"
+        own.write_text((hosts.folder / "hosts").read_text().replace(hosts.address(host), "127.0.1.1"))
+        hosts.run(host, ["mount", "--bind", own, "/etc/hosts"])
+    yield hosts
+    for host in hosts.names:
+        hosts.run(host, ["umount", "/etc/hosts"])
+
+
 def ranks(hosts, host: str) -> list:
     return [process for process in hosts.processes(host) if "RANK" in process.environ()]
 
 
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.long)])
-def test_two_hosts_train_what_one_host_trains(hosts, overrides, one_host, tmp_path, stage):
-    done = multinode(hosts, *overrides, f"engine.config=ds_configs/zero{stage}.json")
+def test_two_hosts_train_what_one_host_trains(debian, overrides, one_host, tmp_path, stage):
+    done = multinode(debian, *overrides, f"engine.config=ds_configs/zero{stage}.json")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "because the hostfile names node1 and node2" in done.stdout
     same_run(steps(tmp_path / "demo"), one_host(stage))
@@ -69,7 +80,7 @@ def test_two_hosts_train_what_one_host_trains(hosts, overrides, one_host, tmp_pa
 @pytest.mark.long
 def test_environment_and_arguments_arrive_as_they_are(hosts, tmp_path):
     launcher = open_launcher("deepspeed --log_level warning", hosts.hostfile())
-    environ = environment(**NETWORK, **HARD, MASTER_ADDR=hosts.address("node1"), HF_TOKEN="secret", LOST="1")
+    environ = environment(**HARD, MASTER_ADDR=hosts.address("node1"), HF_TOKEN="secret", LOST="1")
     command = launcher.command([str(tmp_path), *WORDS], environ)
     command[command.index("trainer")] = "tests.launch.show_worker"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -135,8 +146,22 @@ def test_a_host_with_another_version_is_refused(hosts, overrides, tmp_path):
     done = multinode(hosts, *overrides, PYTHONPATH=str(tmp_path))
     assert done.returncode == 26, done.stdout[-3000:] + done.stderr[-3000:]
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("exit 26: ") and "do not have the same code and packages: transformers" in last
+    assert last.startswith("exit 26: ") and "do not have the same devices, code and packages: transformers" in last
     assert "node2" in done.stdout + done.stderr and not (tmp_path / "demo" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_the_hosts_do_not_share_is_refused(hosts, overrides, tmp_path):
+    run = tmp_path / "demo"
+    run.mkdir()
+    hosts.run("node2", ["mount", "-t", "tmpfs", "tmpfs", run])
+    try:
+        done = multinode(hosts, *overrides)
+    finally:
+        hosts.run("node2", ["umount", run])
+    assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"run folder {run} of node1 is not seen on node2" in done.stderr.strip().splitlines()[-1]
+    assert "file system that all hosts share" in done.stderr and not (run / "checkpoints").exists()
 
 
 @pytest.mark.long

@@ -176,5 +176,5 @@ def test_a_rank_with_another_version_is_refused(store, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(ODD)
     process = start_ranks(command(store, tmp_path), 2, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     output = fails(process, Exit.ENVIRONMENT)
-    assert "do not have the same code and packages: transformers" in output
+    assert "do not have the same devices, code and packages: transformers" in output
     assert "transformers: 4.0.0 there" in output

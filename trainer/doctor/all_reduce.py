@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from trainer import distributed
 from trainer.distributed import World
 
 LARGE = {"cpu": 16 << 20, "cuda": 256 << 20}  # bytes
@@ -30,6 +31,7 @@ TIMEOUT = timedelta(seconds=40)
 def main() -> None:
     out, leaders = Path(sys.argv[1]), json.loads(sys.argv[2])
     world = World.from_environment()
+    distributed.bind_gloo(world)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:

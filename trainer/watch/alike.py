@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -47,13 +48,18 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def check_alike(values: Mapping[str, str], what: str) -> None:
+def check_alike(
+    values: Mapping[str, str], what: str, gather: Callable[[Any], list[Any]] = distributed.gather_objects
+) -> None:
     """Every rank's `values` must be those of rank 0; all ranks call it.
+
+    Args:
+        gather: gives every rank's value, in rank order, on every rank.
 
     Raises:
         RunError: names what differs, and where.
     """
-    everywhere = distributed.gather_objects((socket.gethostname(), dict(values)))
+    everywhere = gather((socket.gethostname(), dict(values)))
     first_host, first = everywhere[0]
     for rank, (host, other) in enumerate(everywhere):
         different = [key for key in first if other.get(key) != first[key]]

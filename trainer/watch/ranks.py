@@ -19,6 +19,7 @@ from typing import Any
 from trainer.distributed import World
 from trainer.exits import Exit, explain
 
+ATTEMPT = "XSTILTS_ATTEMPT"  # in the environment of a run's processes: which start they are of
 SAY_LITTLE = (Exit.HANG, Exit.STOPPED)  # ranks that saw another hang or fail, or were then told to stop
 
 
@@ -46,13 +47,14 @@ class RankFiles:
         return [state for state in read_all(self.folder, "rank") if state.get("job") == self.job]
 
     def _who(self) -> dict[str, Any]:
-        return {"rank": self.world.rank, "host": self.host, "pid": self.pid, "job": self.job}
+        attempt = os.environ.get(ATTEMPT)
+        return {"rank": self.world.rank, "host": self.host, "pid": self.pid, "job": self.job, "attempt": attempt}
 
 
 def write_exit(run: Path, code: int, cause: str) -> None:
     """Leave behind why this process ends; a run folder that cannot be written is no reason to fail again."""
     rank = int(os.environ.get("RANK", 0))
-    who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
+    who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT)}
     try:
         (run / "ranks").mkdir(parents=True, exist_ok=True)
         write_json(run / "ranks" / f"exit-{rank}.json", {**who, "code": int(code), "cause": cause})
@@ -70,23 +72,33 @@ def ends_recorded(run: Path) -> Iterator[None]:
         raise
 
 
-def read_all(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """The files of one kind (rank, exit) that are there and whole, by rank."""
+def read_all(folder: Path, kind: str, attempt: str | None = None) -> list[dict[str, Any]]:
+    """The files of one kind (rank, exit) that are there and whole, by rank; only of one attempt, if it is named."""
     found = []
     for path in folder.glob(f"{kind}-*.json"):
         try:
-            found.append(json.loads(path.read_text()))
+            entry = json.loads(path.read_text())
         except (OSError, ValueError):  # gone, or a damaged disk: this file is a help, not a need
             continue
+        if attempt is None or entry.get("attempt") == attempt:
+            found.append(entry)
     return sorted(found, key=lambda entry: entry["rank"])
 
 
-def why_it_ended(run: Path, launcher_code: int) -> tuple[int, str]:
+def see_new_files(run: Path) -> None:
+    """A network file system may show a listing that is a minute old, until this machine changes the folder itself."""
+    with contextlib.suppress(OSError):
+        probe = run / "ranks" / f".{socket.gethostname()}.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+
+
+def why_it_ended(run: Path, launcher_code: int, attempt: str | None = None) -> tuple[int, str]:
     """Exit code and cause of a run that failed: those of the rank that says most, from what the ranks have left.
 
     A launcher's own exit code says less: pdsh and srun give the largest of the ranks', torchrun always 1.
     """
-    exits, states = read_all(run / "ranks", "exit"), read_all(run / "ranks", "rank")
+    exits, states = (read_all(run / "ranks", kind, attempt) for kind in ("exit", "rank"))
     telling = [end for end in exits if end["code"] != Exit.PEER]
     if telling:
         first = min(telling, key=lambda end: SAY_LITTLE.index(end["code"]) if end["code"] in SAY_LITTLE else -1)
@@ -97,7 +109,8 @@ def why_it_ended(run: Path, launcher_code: int) -> tuple[int, str]:
         return Exit.PEER, f"{', '.join(silent)} ended without a word: killed, or its host is gone"
     if exits:
         return Exit.PEER, f"rank {exits[0]['rank']} on {exits[0]['host']}: {exits[0]['cause']}"
-    return launcher_code, f"the launcher ended with exit code {launcher_code} before any process of the run had begun"
+    cause = f"the launcher ended with exit code {launcher_code} before any process of the run had begun"
+    return launcher_code or Exit.PEER, cause
 
 
 def clear(run: Path) -> None:

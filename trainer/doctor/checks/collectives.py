@@ -13,6 +13,7 @@ from trainer.doctor.cluster import IMPORTS, Cluster
 from trainer.doctor.processes import free_port, run_ranks
 from trainer.doctor.registry import Finding, Skipped, check, failure, passed, question, warning
 from trainer.errors import UserError
+from trainer.network import interface_towards
 
 SLOW = 100e6  # bytes/s between two hosts: 1 Gbit/s
 UNLIKE = 0.5  # of the median pair's bandwidth
@@ -111,18 +112,4 @@ def all_reduce(ranks: list[int], world: int, leaders: list[int], address: str, p
         return json.loads(out.read_text()) if out.is_file() else {}
 
 
-@question
-def interface_towards(address: str) -> str | None:
-    """The network interface by which this host reaches an address."""
-    import socket
-
-    import psutil
-
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 9))
-            own = probe.getsockname()[0]
-    except OSError:
-        return None
-    interfaces = psutil.net_if_addrs().items()
-    return next((name for name, entries in interfaces for entry in entries if entry.address == own), None)
+question(interface_towards)
