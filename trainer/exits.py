@@ -25,9 +25,9 @@ class Exit(IntEnum):
     CHECKPOINT = 21  # every checkpoint of the run is damaged
     NOT_FINITE = 22  # the loss was not a number for too long
     HANG = 23  # no step within the watchdog's time
-    PEER = 24  # another process of the run is gone
+    PEER = 24  # another process of the run is gone, or never came
     WORKER = 25  # a process that prepares data was killed
-    ENVIRONMENT = 26  # the run's processes do not have the same code, versions or data
+    ENVIRONMENT = 26  # the run's processes do not have the same devices, code, versions or data
     MEMORY = 27  # out of memory
     STOPPED = 28  # asked to stop by a signal; saved before
     GAVE_UP = 29  # the supervisor: restarted in vain

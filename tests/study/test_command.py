@@ -127,6 +127,36 @@ def test_changed_settings(study, write, calls):
     assert code == 0 and len(calls()) == before + 8 and "xnli-seed1.before-1" in out
 
 
+def test_the_tables_of_a_study_run_anew_lack_what_is_still_to_be_run(study, write, calls, tmp_path):
+    """As in the last job of a Slurm script, when a cell failed before it was run anew."""
+    study(write())
+    before = len(calls())
+    changed = "targets.xnli.overrides.train.steps=5"
+    assert study(write(), changed, "--tables")[0] == 2
+    code, out, error = study(write(), changed, "--tables", "--redo")
+    assert code == 0 and len(calls()) == before, error
+    assert "tiny-none-xnli-seed1 changed: train.steps: 300 -> 5; missing below" in out
+    assert "missing: xnli of tiny none (seeds 1, 2)" in (tmp_path / "study" / "tables" / "scores.md").read_text()
+
+
+def test_processes_that_cannot_share_a_step_are_refused_before_anything_runs(study, write, calls, tmp_path):
+    path = write(targets__panx__overrides={"tasks": ["ccg"], "train.packs_per_step": 6})
+    eight = ("--launcher", "torchrun --nproc_per_node 8")
+    for mode in (("--dry-run",), ("--slurm",), ()):
+        code, out, error = study(path, *eight, *mode)
+        assert code == 2 and not calls() and not (tmp_path / "study").exists()
+        assert "8 processes cannot share the 4 packs of a step of tiny-none-xnli-seed1 evenly" in error
+        assert "9 more cells" in error and "deepspeed --num_gpus 2" in error
+        assert ("13 cells" in out) == (mode == ("--dry-run",)) and "#!" not in out
+    four = ("--launcher", "torchrun --nproc_per_node 4")
+    code, _, error = study(path, *four, "--dry-run")
+    assert code == 2 and "the 6 packs of a step of tiny-none-panx-seed1" in error and "3 more cells" in error
+    for works in ((*four, "overrides.engine.plan=auto"), ("--launcher", "torchrun --nproc_per_node 2")):
+        assert study(path, *works, "--dry-run")[0] == 0
+    assert study(path)[0] == 0
+    assert study(path, *eight)[0] == 0  # every cell is done
+
+
 def test_the_slurm_script_goes_to_standard_output_alone(study, write, calls):
     code, out, _ = study(write(), "--slurm", "seeds=[1]")
     assert code == 0 and out.startswith("#!/usr/bin/env bash\n") and not calls()
@@ -161,14 +191,12 @@ def test_the_demo_study_killed_and_continued(tmp_path):
     overrides = [f"folder={tmp_path / 'study'}", f"overrides.data.store={tmp_path / 'store'}"]
     arguments = [sys.executable, "-m", "trainer", "study", str(DEMO_STUDY), *overrides]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    began = time.monotonic()
     finished: dict[str, float] = {}
     for held in ("intermediate/sample-squad_v1-seed1", "cells/sample-squad_v1-panx-seed1"):
         out = open(tmp_path / "out.txt", "a")
         process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True)
         while not (tmp_path / "study" / held / "run" / "events.jsonl").exists():
             assert process.poll() is None, (tmp_path / "out.txt").read_text()[-3000:]
-            assert time.monotonic() - began < 600
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
@@ -176,7 +204,6 @@ def test_the_demo_study_killed_and_continued(tmp_path):
     assert len(finished) >= 8
     done = xstilts("study", DEMO_STUDY, *overrides, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert time.monotonic() - began < 600
     for path, modified in finished.items():
         assert os.stat(path).st_mtime == modified, f"{path} was redone"
     tables = tmp_path / "study" / "tables"

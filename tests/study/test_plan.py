@@ -1,6 +1,7 @@
 """Cells: which there are, what they run, what decides their result."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from tests.launching import ROOT
 from trainer.config import load_recipe
 from trainer.errors import UserError
+from trainer.launchers import open_launcher
 from trainer.study.plan import HARMLESS, make_cells, target_tasks
+from trainer.study.run import check_packs
 from trainer.study.spec import load_study
 
 STUDIES = sorted((ROOT / "launch" / "recipes" / "studies").glob("*.yaml"))
@@ -48,7 +51,7 @@ def test_training_commands_are_recipes_that_load(cells_of, tmp_path):
 
 def test_an_encoder_starts_as_its_entry_says_and_its_export_as_it_is(cells_of):
     entry = {"encoder": "FacebookAI/xlm-roberta-base", "init": "random", "overrides": {"train.steps": 9}}
-    _, cells = cells_of(encoders={"tiny": entry})
+    _, cells = cells_of(encoders={"tiny": entry}, targets__tatoeba={"recipe": "launch/recipes/demo.yaml"})
     first = load_recipe(cells["tiny-mnli-seed1"].steps[0].arguments[1], cells["tiny-mnli-seed1"].steps[0].arguments[2:])
     assert (first.model.encoder, first.model.init, first.train.steps) == (entry["encoder"], "random", 9)
     after = overrides_of(cells["tiny-mnli-panx-seed1"].steps[0].arguments)
@@ -116,6 +119,16 @@ def test_what_is_harmless_to_a_run_is_harmless_to_a_cell():
         ({"targets__xnli__layer": 3}, "targets.xnli chooses layer or pooling", "leave them out"),
         ({"targets__xnli__languages": ["xx"]}, "languages names 'xx'", "de"),
         (
+            {"encoders": {"tiny": {"encoder": "sample", "init": "random"}}},
+            "encoders.tiny.init is 'random', but tatoeba of none trains nothing",
+            "targets.tatoeba.recipe, to train first, or a study of tiny without tatoeba",
+        ),
+        (
+            {"encoders": {"tiny": {"encoder": "sample", "tokenizer": "xlm-roberta-base"}}},
+            "encoders.tiny.tokenizer is 'xlm-roberta-base', but tatoeba",
+            "targets.tatoeba.recipe",
+        ),
+        (
             {"intermediate__mnli-xnli": {"recipe": "launch/recipes/demo.yaml"}},
             "two cells of the study would be called tiny-mnli-xnli-seed1",
             "rename",
@@ -127,6 +140,23 @@ def test_bad_cells_are_refused(cells_of, changes, said, fix):
         cells_of(**changes)
     assert said in error.value.what
     assert fix in error.value.fix
+
+
+def test_retrieval_after_training_takes_any_encoder(cells_of):
+    """What is evaluated is then an export, whose weights and tokenizer are its own."""
+    entry = {"encoder": "sample", "init": "random", "tokenizer": "xlm-roberta-base"}
+    trained = {"mnli": {"recipe": "launch/recipes/demo.yaml"}}
+    _, cells = cells_of(encoders={"tiny": entry}, intermediate=trained)
+    assert cells["tiny-mnli-tatoeba-seed1"].needs == "tiny-mnli-seed1"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_of_the_repository_runs_with_the_launchers_of_its_header(path):
+    named = re.findall(r'^#   xstilts study .*--launcher "(.*?)"', path.read_text(), re.MULTILINE)
+    assert named or path.stem == "demo"
+    cells = make_cells(load_study(path))
+    for text in named or [f"torchrun --nproc_per_node {count}" for count in (1, 2, 4)]:
+        check_packs(cells, open_launcher(text).processes)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

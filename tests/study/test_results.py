@@ -144,6 +144,30 @@ def test_languages_without_files_are_told_in_one_line_a_task(study_with):
     ]
 
 
+def test_cells_are_compared_over_the_languages_that_all_of_them_have(study_with, tmp_path):
+    """mnli's XNLI of seed 1 without German, whose figures are 65 and, in the baseline, 61 of English."""
+    path = tmp_path / "study" / "cells" / "tiny-mnli-xnli-seed1" / "evaluation" / "scores.json"
+    scores = json.loads(path.read_text())
+    del scores["tasks"]["xnli"]["languages"]["de"]
+    scores["tasks"]["xnli"] |= {"average": 65.0, "skipped": {"de": "no test files"}}
+    path.write_text(json.dumps(scores))
+    results = study_with()
+    assert figures(scores_grid(results), NONE)["xnli"] == (62.0, 1.414, 2)  # 61 and 63
+    differences = figures(differences_grid(results), MNLI)
+    assert differences["xnli"] == differences["sentence_pair"] == (6.0, 2.828, 2)  # 4 and 8
+    assert differences["panx"] == (-2.0, 1.414, 2)
+    languages = figures(languages_grid(results, "xnli"), MNLI)
+    assert (languages["de"], languages["average"]) == ((69.0, None, 1), (68.0, 4.243, 2))
+    assert remarks(results) == [
+        "not scored: xnli in de (1 of 4 cells): no test files",
+        "averaged without: xnli in de, which not all of its cells have",
+        "not scored: panx in sw: its file is empty",
+    ]
+    scores["tasks"]["xnli"] |= {"average": None, "languages": {}}
+    path.write_text(json.dumps(scores))  # missing as a whole, so that it takes no language from the others
+    assert figures(scores_grid(study_with()), NONE)["xnli"] == (61.0, 1.414, 2)
+
+
 def test_languages_of_a_target(study_with):
     grid = languages_grid(study_with(), "xnli")
     assert grid.columns == ("de", "en", "average")

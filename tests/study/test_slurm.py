@@ -58,6 +58,8 @@ def test_every_cell_is_submitted_once_behind_its_run(cells_of, submit):
     ran = {}
     for number, (words, script) in enumerate(arrays):
         assert {"--gres=gpu:1", "--time=1:00:00"} <= set(words)
+        dependent = any(word.startswith("--dependency=") for word in words)
+        assert ("--kill-on-invalid-dep=yes" in words) == dependent  # else it would wait for ever after a failed run
         array = next(word for word in words if word.startswith("--array="))
         count = int(array.rpartition("-")[2]) + 1
         for index, said in enumerate(tasks_of(script, count)):

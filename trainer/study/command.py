@@ -12,12 +12,22 @@ from rich.text import Text
 
 from trainer.errors import UserError
 from trainer.launchers import Launcher
+from trainer.launching import processes_of
 from trainer.study import plot, record, tables
 from trainer.study.cost import Cost, estimate, total
 from trainer.study.launch import open_launcher
 from trainer.study.plan import Cell, make_cells, target_tasks
 from trainer.study.results import Grid, collect, differences_grid, remarks, scores_grid
-from trainer.study.run import GOOD, CellsFailed, check_starts, failures, is_done, refuse_changed, run_cells
+from trainer.study.run import (
+    GOOD,
+    CellsFailed,
+    check_packs,
+    check_starts,
+    failures,
+    is_done,
+    refuse_changed,
+    run_cells,
+)
 from trainer.study.slurm import slurm_script
 from trainer.study.spec import Study, dump_study, load_study
 from trainer.tasks.custom import nearest
@@ -63,28 +73,37 @@ def run_study(
     """
     study = load_study(path, overrides)
     cells = make_cells(study)
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
     if options.slurm:
         if not options.redo:
-            refuse_changed(cells, False, console.print)
+            refuse_changed(cells, False, say)
+        launcher = options.launcher and open_launcher(options.launcher)
+        if launcher and launcher.name != "srun":  # else the GPUs of each job decide
+            check_packs(cells, launcher.processes or 1)
         print_plain(slurm_script(study, [c for c in cells if not is_done(c)], _words(path, overrides, options)))
         return
     if options.cell is None:
         plot.require_matplotlib()
     if options.only_tables:
-        refuse_changed(cells, False, console.print)
+        if options.redo:  # some may still wait to be run anew, as in the last job of a Slurm script
+            for line in _changed(cells):
+                say(f"{line}; missing below until it is run anew")
+        else:
+            refuse_changed(cells, False, say)
         _end_with_tables(study, cells, console)
         return
     launcher = open_launcher(options.launcher)
     if options.dry_run:
         _show(console, *_plan(cells, launcher))
+        check_packs(cells, processes_of(launcher))
         return
-
-    def say(line: str) -> None:
-        console.print(Text(line), soft_wrap=True)
-
     wanted = [cell for cell in cells if options.cell in (None, cell.name)]
     if not wanted:
         raise UserError(f"the study has no cell {options.cell!r}", fix=nearest(options.cell, [c.name for c in cells]))
+    check_packs(wanted, processes_of(launcher))
     refuse_changed(wanted, options.redo, say)
     check_starts(wanted, cells)
     if options.cell is None:
@@ -119,10 +138,12 @@ def _plan(cells: Sequence[Cell], launcher: Launcher) -> list:
     shown.append(Text(f"{len(cells)} cells: {done} done, {len(cells) - done} to do{about if costs else ''}"))
     for why in dict.fromkeys(cost.why for cost in costs.values() if cost.why):
         shown.append(Text(f"unknown: {why}"))
-    for cell in cells:
-        if states[cell.name] == "changed":
-            shown.append(Text(f"{cell.name} changed: {'; '.join(record.changes(cell)[:3])}"))
-    return shown
+    return shown + [Text(line) for line in _changed(cells)]
+
+
+def _changed(cells: Sequence[Cell]) -> list[str]:
+    found = {cell.name: record.changes(cell) for cell in cells}
+    return [f"{name} changed: {'; '.join(changes[:3])}" for name, changes in found.items() if changes]
 
 
 def plan_table(cells: Sequence[Cell], states: Mapping[str, str], costs: Mapping[str, Cost]) -> Table:

@@ -137,6 +137,8 @@ class _Maker:
                         unseeded = not training and not self.trainings[encoder, "targets", target]
                         if not unseeded or seed == study.seeds[0]:
                             own = None if unseeded else seed
+                            if unseeded:
+                                _check_untrained(encoder, entry, intermediate, target)
                             cells.append(self._target_cell(encoder, intermediate, target, start, own))
         _check_unique(cells)
         return cells
@@ -278,6 +280,19 @@ def _check_target(where: str, entry: TargetEntry, tasks: Mapping[str, Task]) -> 
         if code not in known:
             fix = f"some of: {', '.join(sorted(known))}"
             raise UserError(f"study key {where}.languages names {code!r}, in which nothing of it is tested", fix=fix)
+
+
+def _check_untrained(encoder: str, entry: EncoderEntry, intermediate: str, target: str) -> None:
+    """Refuse retrieval straight from an encoder with other weights or another tokenizer than it comes with: only
+    training uses those."""
+    for key in ("init", "tokenizer"):
+        value = getattr(entry, key)
+        if value != getattr(EncoderEntry, key):
+            raise UserError(
+                f"study key encoders.{encoder}.{key} is {value!r}, but {target} of {intermediate} trains nothing",
+                why=f"it would score {entry.encoder} as it comes, pretrained and with its own tokenizer",
+                fix=f"targets.{target}.recipe, to train first, or a study of {encoder} without {target}",
+            )
 
 
 def _check_unique(cells: Sequence[Cell]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.evaluation.results import Skipped, alike, skipped_from_json
+from trainer.evaluation.results import Skipped, alike, mean, skipped_from_json
 from trainer.study.plan import Cell
 from trainer.study.spec import Study
 from trainer.tasks.spec import Task
@@ -25,7 +26,7 @@ class TaskScores:
     """One task as one cell evaluated it, in per cent.
 
     Attributes:
-        average: over the languages that were scored; None if none was.
+        average: over the languages that were scored, in `Results` those that all cells scored; None if none was.
         languages: code -> value of `metric`.
         skipped: code -> why it has no score.
     """
@@ -67,13 +68,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Results:
-    """Every score of a study that is there: (row, task) -> seed (None: of any seed) -> scores."""
+    """Every score of a study that is there: (row, task) -> seed (None: of any seed) -> scores.
+
+    Attributes:
+        left_out: task -> the languages that only some of its cells scored, which no average counts.
+    """
 
     study: Study
     tasks: Mapping[str, Task]
     rows: tuple[Row, ...]
     found: Mapping[tuple[Row, str], Mapping[int | None, TaskScores]]
     planned: Mapping[tuple[Row, str], tuple[int | None, ...]]
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_scores(cell: Cell) -> dict[str, TaskScores]:
@@ -98,7 +104,7 @@ def read_scores(cell: Cell) -> dict[str, TaskScores]:
 
 
 def collect(study: Study, tasks: Mapping[str, Task], cells: Sequence[Cell], done: Iterable[str]) -> Results:
-    """The scores of the cells that are done.
+    """The scores of the cells that are done, each task averaged over the same languages in all of them.
 
     Args:
         tasks: the evaluated ones, in the order of the columns.
@@ -116,7 +122,12 @@ def collect(study: Study, tasks: Mapping[str, Task], cells: Sequence[Cell], done
             if name in scores:
                 found.setdefault(place, {})[cell.seed] = scores[name]
     rows = tuple((encoder, intermediate) for encoder in study.encoders for intermediate in study.intermediate)
-    return Results(study, tasks, rows, found, planned)
+    left_out = {name: codes for name in tasks if (codes := _left_out(found, name))}
+    found = {
+        (row, name): {seed: _without(scores, left_out.get(name)) for seed, scores in seeds.items()}
+        for (row, name), seeds in found.items()
+    }
+    return Results(study, tasks, rows, found, planned, left_out)
 
 
 def scores_grid(results: Results) -> Grid:
@@ -157,7 +168,7 @@ def differences_grid(results: Results) -> Grid | None:
 
 
 def languages_grid(results: Results, task: str) -> Grid:
-    """One task: a column for each of its languages that any cell scored, then their average."""
+    """One task: a column for each of its languages that any cell scored, then the average of those that all did."""
     places = [(row, results.found.get((row, task), {})) for row in results.rows]
     scored = {code for _, seeds in places for scores in seeds.values() for code in scores.languages}
     codes = [code for code in results.tasks[task].languages if code in scored]
@@ -189,6 +200,8 @@ def remarks(results: Results) -> list[str]:
             share = "" if n == len(scores) else f" ({n} of {len(scores)} cells)"
             for codes, why in alike((code, found) for code, found in skipped if times[code, found.reason] == n):
                 lines.append(f"not scored: {task} in {', '.join(codes)}{share}: {why}")
+        if codes := results.left_out.get(task):
+            lines.append(f"averaged without: {task} in {', '.join(codes)}, which not all of its cells have")
     return lines
 
 
@@ -205,6 +218,20 @@ def _task_scores(entry: Mapping[str, Any]) -> TaskScores:
     if average is not None and not math.isfinite(average):
         raise ValueError(f"the average is {average}")
     return TaskScores(metric, average, languages, examples, skipped_from_json(entry))
+
+
+def _left_out(found: Mapping, task: str) -> tuple[str, ...]:
+    """The languages that some cells of a task scored and others did not; cells without any are missing as a whole."""
+    scored = [set(s.languages) for (_, name), seeds in found.items() if name == task for s in seeds.values()]
+    scored = [codes for codes in scored if codes]
+    return tuple(sorted(set.union(*scored) - set.intersection(*scored))) if scored else ()
+
+
+def _without(scores: TaskScores, codes: Sequence[str] | None) -> TaskScores:
+    if not codes:
+        return scores
+    average = mean(value for code, value in scores.languages.items() if code not in codes)
+    return dataclasses.replace(scores, average=average)
 
 
 def _columns(results: Results) -> dict[str, tuple[str, ...]]:

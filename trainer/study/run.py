@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +80,28 @@ def check_starts(wanted: Sequence[Cell], cells: Sequence[Cell]) -> None:
                 why=f"{before.folder / record.DONE} says that it was done",
                 fix=f"delete {before.folder}, and it is run anew",
             )
+
+
+def check_packs(cells: Sequence[Cell], processes: int) -> None:
+    """Before any time is spent: so many processes can share the packs of a step evenly, in each cell that is left to
+    do. Where `engine.plan` chooses the packs, it makes them fit.
+
+    Raises:
+        UserError: they cannot, naming the first such cell.
+    """
+    configs = {cell.name: cell.config for cell in cells if cell.config and not is_done(cell)}
+    packs = {name: config.train.packs_per_step for name, config in configs.items() if config.engine.plan == "off"}
+    uneven = [name for name, count in packs.items() if count % processes]
+    if not uneven:
+        return
+    others = f" (nor those of {len(uneven) - 1} more cells)" if len(uneven) > 1 else ""
+    common = math.gcd(*packs.values())
+    most = next(count for count in range(processes, 0, -1) if common % count == 0)
+    raise UserError(
+        f"{processes} processes cannot share the {packs[uneven[0]]} packs of a step of {uneven[0]} evenly{others}",
+        why="every process takes the same number of packs, so that a step is the same with any number of processes",
+        fix=f'--launcher "deepspeed --num_gpus {most}", or other train.packs_per_step in the study',
+    )
 
 
 def is_done(cell: Cell) -> bool:

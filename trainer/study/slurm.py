@@ -23,7 +23,8 @@ submit() {  # JOB DEPENDENCY COMMAND...: an array with one task for each command
   script="$(printf '#!/usr/bin/env bash\ncommands=(\n'; printf '  %q\n' "$@"; printf ')\n')"
   script+=$'\neval "${commands[SLURM_ARRAY_TASK_ID]}"'
   id="$(sbatch --parsable --job-name="$study-$job" --array="0-$(($# - 1))" --output="$logs/%x-%A_%a.log" \
-    ${dependency:+"--dependency=afterok:$dependency"} ${options[@]+"${options[@]}"} <<< "$script")"
+    ${dependency:+"--dependency=afterok:$dependency" --kill-on-invalid-dep=yes} \
+    ${options[@]+"${options[@]}"} <<< "$script")"
   id="${id%%;*}"  # a cluster's name may follow
   jobs+=("$id")
 }
@@ -37,7 +38,8 @@ sbatch --job-name="$study-tables" --dependency="afterany:$(IFS=:; echo "${jobs[*
 def slurm_script(study: Study, cells: Sequence[Cell], command: Sequence[str]) -> str:
     """A bash script that submits one array task for each cell, and at the end a job that writes the tables.
 
-    A cell waits (`afterok`) for the one intermediate run it starts from, so that a failed run holds up no other.
+    A cell waits (`afterok`) for the one intermediate run it starts from, so that a failed run holds up no other; it is
+    cancelled if that fails, since the tables wait for it.
 
     Args:
         cells: those still to do.
