@@ -1,8 +1,10 @@
 """Fixtures that several rooms of the tests share."""
 
+import contextlib
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.hosts import virtual_hosts
@@ -20,6 +22,18 @@ def own_environment():
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Processes that a failed test has left behind end with it; others would be slowed down by them."""
+    own = psutil.Process()
+    before = set(own.children(recursive=True))
+    yield
+    for process in set(own.children(recursive=True)) - before:
+        with contextlib.suppress(psutil.Error):
+            if process.name() not in ("unshare", "sshd") and "resource_tracker" not in " ".join(process.cmdline()):
+                process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -131,6 +131,7 @@ def test_srun_outside_of_a_job(tmp_path, monkeypatch):
 )
 def test_processes_of_a_command_line(words, processes):
     assert Launcher(words).processes == processes
+    assert Launcher(words).is_on_every_node == (processes == 12)
 
 
 def test_a_working_folder_that_cannot_be_handed_over(hostfile, tmp_path, monkeypatch):

@@ -60,6 +60,11 @@ class Launcher:
         return self.name.startswith("python") and "-m" not in self.words
 
     @property
+    def is_on_every_node(self) -> bool:
+        """Each node has one of its own for the same run: torchrun's way."""
+        return self.name == "torchrun" and (_number(self.words, _NODES) or 1) > 1
+
+    @property
     def processes(self) -> int | None:
         """Of one run, on all hosts; None where the launcher does not say, and takes every GPU."""
         if self.hosts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -117,7 +118,8 @@ def launch(
     check_programs(launcher)
     if not options.supervise:  # which waits for hosts itself
         check_answers(launcher)
-    with launch_claimed(config.run_folder, say):
+    alone = contextlib.nullcontext() if launcher.is_on_every_node else launch_claimed(config.run_folder, say)
+    with alone:
         if options.supervise:
             supervise(config, launcher, arguments, options, say, environ)
             return

@@ -15,7 +15,7 @@ import pytest
 from tests.hosts import virtual_hosts
 from tests.launching import DEMO
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 PORT = 29511
 CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "GOMP_SPINCOUNT": "30000"}
 QUICK = "versions,devices,clocks,ports,disk,shared files,recipe,data"

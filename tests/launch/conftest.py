@@ -10,7 +10,7 @@ import pytest
 
 from tests.launching import finish, start_ranks, steps
 
-STEPS = 4
+STEPS = 12
 ROUNDING = 2e-6  # of fp32, see `same_run`
 LONG = 400  # steps of a run that a test ends before its time
 NOT_FINITE = ["train.learning_rate=1e30", "train.warmup=0", "train.clip=1e30", "watch.nonfinite_steps=2"]

@@ -10,7 +10,7 @@ import pytest
 from tests.launch.conftest import STEPS, environment, same_run
 from tests.launching import DEMO, ROOT, steps
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 def launch(log, *arguments: object) -> subprocess.Popen:

@@ -9,7 +9,7 @@ import pytest
 from tests.launch.conftest import LONG, NOT_FINITE, ROUNDING, STEPS, environment, same_run, script
 from tests.launching import DEMO, ROOT, steps
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 # As srun: the rest of the line is run as a task of each of two nodes; signals go on to the tasks; the exit code is the
 # largest of theirs.
 SRUN = r"""#!/usr/bin/env bash

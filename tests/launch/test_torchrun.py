@@ -15,7 +15,7 @@ def torchrun(*arguments: object, log) -> subprocess.Popen:
     return subprocess.Popen(list(map(str, words)), cwd=ROOT, env=environment(), start_new_session=True, **output)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_nodes_train_what_one_host_trains(overrides, one_host, tmp_path):
     meet = f"127.0.0.1:{free_port()}"
     nodes = ["--nodes", "2", "--meet", meet, "--processes", "1"]
@@ -25,7 +25,7 @@ def test_two_nodes_train_what_one_host_trains(overrides, one_host, tmp_path):
     same_run(steps(tmp_path / "demo"), one_host(2), ROUNDING)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_exit_code_is_the_runs_though_torchruns_is_1(overrides, tmp_path):
     process = torchrun(*overrides, *NOT_FINITE, "--processes", "2", log=tmp_path / "log")
     assert process.wait(200) == 22, (tmp_path / "log").read_text()[-3000:]

@@ -12,7 +12,7 @@ from tests.hosts import virtual_hosts
 from tests.launching import DEMO, finish, start_ranks, steps
 from trainer.events import read_events
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 STEPS = 16
 AWAY = 25.0  # seconds that a host is away, and longer than it takes to notice

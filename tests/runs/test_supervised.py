@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launching import DEMO, ROOT, deepspeed, finish, steps, xstilts
+from tests.launching import DEMO, ROOT, finish, start_ranks, steps, xstilts
 from trainer.checkpoint import CorruptCheckpoint, checkpoint_folders, verify
 from trainer.events import read_events
 
@@ -104,22 +104,24 @@ def same_run(unbroken, killed):
             assert killed[step][field] == expected[field], (step, field)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("launcher, processes", [(sys.executable, 1), ("deepspeed --num_gpus 2", 2)])
+@pytest.mark.parametrize(
+    "launcher, processes",
+    [
+        pytest.param(sys.executable, 1, marks=pytest.mark.slow),
+        pytest.param("deepspeed --num_gpus 2", 2, marks=pytest.mark.long),
+    ],
+)
 def test_fifty_kills_change_nothing(launcher, processes, store, tmp_path):
     unbroken = ["train", *settings(store, tmp_path, "unbroken")]
     if processes == 1:
         done = xstilts(*unbroken)
         assert done.returncode == 0, done.stderr[-3000:]
     else:
-        finish(deepspeed(unbroken, processes))
+        finish(start_ranks(unbroken, processes))
     run, seed = tmp_path / "killed", random.randrange(10**6)
     supervisor = supervised(settings(store, tmp_path, "killed"), launcher)
-    try:
-        killed_at = kill_fifty_times(supervisor, run, seed)
-        output, _ = supervisor.communicate(timeout=600)
-    finally:
-        supervisor.kill()
+    killed_at = kill_fifty_times(supervisor, run, seed)
+    output, _ = supervisor.communicate(timeout=600)
     assert supervisor.returncode == 0, (seed, output[-4000:])
     assert len(killed_at) == KILLS, (seed, killed_at)
     print(f"kills survived: {len(killed_at)}, at steps {killed_at}")

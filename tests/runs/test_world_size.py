@@ -41,7 +41,8 @@ def assert_same(found: dict[int, dict], expected: dict[int, dict]) -> None:
         assert event["grad_norm"] == LOSS(expected[step]["grad_norm"], rel=1e-3), step
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
 def test_two_one_two(stage, store, tmp_path):
     undisturbed = command(tmp_path, store, stage, "undisturbed")
     finish(start_ranks(undisturbed, 2))
@@ -58,7 +59,7 @@ def test_two_one_two(stage, store, tmp_path):
     assert_same(together, expected)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_another_stage(store, tmp_path):
     """Within stages 1 to 3, at any world size, as a change of the recipe that is accepted; stage 0 is refused."""
     finish(start_ranks(command(tmp_path, store, 1, "run"), 1))
@@ -73,7 +74,7 @@ def test_another_stage(store, tmp_path):
     assert refused.returncode == 2 and "this run is at stage 0" in refused.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_stage_0_needs_no_cutting(store, tmp_path):
     finish(start_ranks(command(tmp_path, store, 0, "run"), 2))
     run, expected = tmp_path / "run", steps(tmp_path / "run")

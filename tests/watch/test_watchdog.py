@@ -109,13 +109,13 @@ def test_a_process_that_hangs_is_ended_with_its_stacks(tmp_path):
 
 @pytest.mark.parametrize("beats", [True, False])
 def test_signs_of_life_keep_it_quiet(tmp_path, beats):
-    dog = Watchdog(RankFiles(tmp_path, world(), 1), 2.0, 0.2, 60.0)
+    dog = Watchdog(RankFiles(tmp_path, world(), 1), 2.0, 1.5, 60.0)
     ended = []
     dog._give_up = lambda: ended.append(dog._ended.set())
     dog.stepped(0.01)
     dog.start()
-    for _ in range(12):
-        time.sleep(0.05)
+    for _ in range(40):
+        time.sleep(0.1)
         if beats:
             dog.beat()
     dog.end()
