@@ -8,6 +8,7 @@ import pytest
 from tests.launching import DEMO
 from trainer import launching
 from trainer.cli import run_command
+from trainer.errors import UserError
 from trainer.exits import Exit
 from trainer.launching import Options, choose
 from trainer.watch.ranks import why_it_ended, write_json
@@ -65,7 +66,10 @@ def test_what_is_chosen(gpus, hostfile, monkeypatch):
     assert name() == ("deepspeed", "4")
     assert name({"CUDA_VISIBLE_DEVICES": "2,3"}) == ("deepspeed", "localhost:2,3")
     assert name({"CUDA_VISIBLE_DEVICES": "2,3"}, processes=1) == ("deepspeed", "localhost:2")
+    assert name({"CUDA_VISIBLE_DEVICES": "GPU-8932f937,MIG-12"}, processes=2) == ("torchrun", "2")
     assert name(launcher="python")[0] == "python"
+    with pytest.raises(UserError, match="5 processes are asked for, but there are 4 GPUs"):
+        name(processes=5)
 
 
 def test_a_dry_run_says_what_would_be_run_and_why(run, hostfile, monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from trainer.attempt import Attempt, End
 from trainer.events import read_events
 from trainer.exits import Exit, RunError
+from trainer.hosts import Host
 from trainer.running import Running
 from trainer.supervise import Patience, Supervisor, share_evenly
 
@@ -212,6 +213,22 @@ def test_a_signal_before_the_ranks_have_begun_leaves_nothing(number, code, tmp_p
     with told(number, 0.7), pytest.raises(RunError, match=f"stopped by {name} before the run had begun") as error:
         Supervisor(tmp_path, lambda: 4, start, {}, Patience(), 0.0, print).run()
     assert error.value.exit_code == code and len(begun) == 1 and begun[0].process.poll() is not None
+
+
+def test_a_signal_to_hosts_whose_ranks_are_not_seen_is_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.attempt.AGAIN", 0.1)
+    sent = []
+
+    class Remote(Running):
+        def signal(self, number):
+            sent.append(number)
+            if len(sent) == 3:  # only now there is a rank that it reaches
+                self.process.kill()
+                self.process.wait()
+
+    attempt = Attempt(tmp_path, lambda own: Remote(["sleep", "60"], {}, [Host("node1", 1)]), print)
+    assert attempt.end([signal.SIGHUP]).code == Exit.STOPPED
+    assert sent == [signal.SIGTERM] * 3
 
 
 def test_a_signal_between_two_attempts_starts_no_other(tmp_path):

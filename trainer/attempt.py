@@ -18,6 +18,7 @@ from trainer.watch.ranks import ATTEMPT, clear, read_all, see_new_files, why_it_
 
 GRACE = 45.0  # seconds for the other processes to end by themselves once one has failed
 LOOK = 0.2  # seconds between looks at a run
+AGAIN = 3.0  # seconds after which a signal is repeated that perhaps came before the ranks
 Start = Callable[[Mapping[str, str]], Running]  # starts the run, with these variables besides its own
 
 
@@ -49,6 +50,7 @@ class Attempt:
         self.name = f"{number}-{secrets.token_hex(4)}"  # files of a process that another attempt left behind differ
         clear(run)
         self._before = len(self._events())
+        self._not_taken, self._send_again = 0, 0.0  # a signal that perhaps no rank has got, and when to repeat it
         self.running = start({ATTEMPT: self.name})
 
     def end(self, told: Sequence[int]) -> End:
@@ -56,7 +58,7 @@ class Attempt:
 
         Args:
             told: signals to this process, in order; it may grow meanwhile. Each goes on to every rank. One that comes
-                before the ranks have begun ends them at once, as there is nothing to save; so does a second Ctrl-C.
+                before the ranks have begun ends the run at once, as there is nothing to save; so does a second Ctrl-C.
                 (Not a second SIGTERM: Slurm sends one itself and one by way of srun.)
         """
         passed_on, failed_at = 0, None
@@ -66,6 +68,8 @@ class Attempt:
                 for number in told[passed_on:]:
                     passed_on += 1
                     self._pass_on(number, again=list(told[:passed_on]).count(signal.SIGINT) > 1)
+                if self._not_taken and time.monotonic() > self._send_again:
+                    self._pass_on(self._not_taken, again=False)
                 if failed_at is None and self._left("exit"):
                     failed_at = time.monotonic()
                 if failed_at is not None and time.monotonic() - failed_at > GRACE:
@@ -78,10 +82,13 @@ class Attempt:
 
     def _pass_on(self, number: int, again: bool) -> None:
         see_new_files(self.folder)
-        if self._left("rank") and not again:
-            self.running.signal(signal.SIGTERM if number == signal.SIGHUP else number)
-        else:
+        begun = bool(self._left("rank"))
+        if again or not (begun or self.running.remote):
             self.running.kill()
+            return
+        self.running.signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        # On other hosts there may be ranks already, or none yet; and this machine may not see the run's folder.
+        self._not_taken, self._send_again = 0 if begun else number, time.monotonic() + AGAIN
 
     def _end(self, code: int, told: Sequence[int]) -> End:
         see_new_files(self.folder)

@@ -81,9 +81,15 @@ def choose(options: Options, environ: Mapping[str, str] = os.environ) -> tuple[L
     if not named and not gpus and (here or 1) == 1:
         return Launcher((sys.executable,)), "because there is no GPU, and one process uses all cores"
     count = here or gpus or 1
+    if gpus and count > gpus:
+        fix = f"--processes {gpus}, or more devices in CUDA_VISIBLE_DEVICES"
+        raise UserError(f"{count} processes are asked for, but there are {gpus} GPUs", fix=fix)
     because = because if named else "because there are GPUs" if gpus else f"because {count} processes are asked for"
     # Named GPUs, since deepspeed's --num_gpus takes the first of the machine, whatever CUDA_VISIBLE_DEVICES says.
     visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:count] if gpus else []
+    if not named and any(visible) and not all(map(str.isdigit, visible)):
+        because = "because CUDA_VISIBLE_DEVICES has names, of which deepspeed takes numbers only"
+        return open_launcher(f"torchrun --standalone --nproc_per_node {count}"), because
     which = f"--include localhost:{','.join(visible)}" if any(visible) else f"--num_gpus {count}"
     return open_launcher(f"{DEEPSPEED} {which}"), because
 
