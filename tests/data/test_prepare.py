@@ -1,6 +1,9 @@
 import copy
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +130,53 @@ def test_another_definition_makes_it_stale(config, tiny_tokenizer, change):
     changed = {"mnli": dataclasses.replace(MNLI, **change)}
     with pytest.raises(UserError, match="(?m)made with another task definition$"):
         open_prepared(config, changed, tiny_tokenizer)
+
+
+def _first_is_a(row):
+    return {"first": "a", "second": "b", "label": row["label"]}
+
+
+def _first_is_b(row):
+    return {"first": "b", "second": "b", "label": row["label"]}
+
+
+def _function(text: str):
+    """A function without a source file, as one that is typed in."""
+    names: dict = {}
+    exec(text, names)
+    return names["work"]
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("adapt", _first_is_a, _first_is_b),
+        ("adapt", _function("def work(row): return {**row, 'first': 'a', 'second': 'b'}"),
+         _function("def work(row): return {**row, 'first': 'b', 'second': 'b'}")),
+        ("keep", _function("def work(row, code): return any(x in {'y', 'z'} for x in code) or True"),
+         _function("def work(row, code): return any(x in {'y', 'zz'} for x in code) or True")),
+    ],
+)  # fmt: skip
+def test_another_function_makes_it_stale(config, tiny_tokenizer, name, one, other):
+    task = dataclasses.replace(MNLI, **{name: one})
+    prepare(config, {"mnli": task}, tiny_tokenizer)
+    open_prepared(config, {"mnli": task}, tiny_tokenizer)
+    with pytest.raises(UserError, match="(?m)made with another task definition$"):
+        open_prepared(config, {"mnli": dataclasses.replace(MNLI, **{name: other})}, tiny_tokenizer)
+
+
+def test_the_code_of_a_function_is_the_same_in_every_process():
+    text = """
+from tests.data.test_prepare import _function
+from trainer.data.prepare import _source
+print(_source(_function("def work(row, code): return [x for x in code if x in {1, 2, None, 'y', 'z'}]")))
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", text], env={**os.environ, "PYTHONHASHSEED": seed}, text=True,
+                       capture_output=True, check=True, timeout=120).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert runs[0] == runs[1] and "frozenset" not in runs[0] and " at 0x" not in runs[0]
 
 
 def test_a_newer_format_makes_it_stale(config, tiny_tokenizer, monkeypatch):

@@ -28,11 +28,21 @@ def files(folder: Path) -> DataSection:
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_tatoeba_is_english_first(tmp_path, suffix):
-    write(tmp_path, f"tatoeba/tatoeba.cmn-eng.eng{suffix}", "Hello.\nBye.\n")
-    write(tmp_path, f"tatoeba/tatoeba.cmn-eng.cmn{suffix}", "你好。\n再见。\n")
+    write(tmp_path, f"tatoeba/tatoeba.cmn-eng.eng{suffix}", "Hello.\nYes.\nBye.\n")
+    write(tmp_path, f"tatoeba/tatoeba.cmn-eng.cmn{suffix}", "你好。\n是。\n再见。\n")
     text = open_parallel(TATOEBA.in_language("zh"), files(tmp_path))
-    assert (text.queries, text.candidates) == (["Hello.", "Bye."], ["你好。", "再见。"])
-    assert text.gold == [(0, 0), (1, 1)] and text.query_ids == text.candidate_ids == ["0", "1"]
+    assert text.queries == ["Bye.", "Hello.", "Yes."], "XTREME's order"
+    assert text.candidates == ["你好。", "是。", "再见。"]
+    assert text.gold == [(0, 2), (1, 0), (2, 1)]
+    assert text.query_ids == ["2", "0", "1"] and text.candidate_ids == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_tatoeba_as_xtreme_preprocesses_it_is_refused(tmp_path, suffix):
+    write(tmp_path, f"tatoeba/de-en.en{suffix}", "Bye.\nHello.\n")
+    write(tmp_path, f"tatoeba/de-en.de{suffix}", "Hallo.\nTschüss.\n")
+    with pytest.raises(UserError, match="(?s)de-en.en.* does not translate de-en.de.*sorts the English side.*LASER"):
+        open_parallel(TATOEBA.in_language("de"), files(tmp_path))
 
 
 def test_unaligned_files_name_both_counts(tmp_path):
@@ -90,6 +100,14 @@ def test_bucc_with_one_split_uses_it_twice(tmp_path):
     assert open_parallel(task, data, "sample") == open_parallel(task, data, "training")
 
 
+@pytest.mark.parametrize("missing", ["de", "en", "gold"])  # gold: as XTREME's download is
+def test_bucc_files_of_different_splits_are_refused(tmp_path, missing):
+    bucc(tmp_path, {"dev": "d", "test": "t"}, "")
+    (tmp_path / f"bucc2018/de-en.test.{missing}").unlink()
+    with pytest.raises(UserError, match=f"(?s)different splits: .*de-en.dev.{missing}.*missing file of dev or test"):
+        open_parallel(BUCC.in_language("de"), files(tmp_path), "training")
+
+
 @pytest.mark.parametrize(
     ("side", "content", "message"),
     [
@@ -111,7 +129,6 @@ def test_malformed_bucc_files_are_named(tmp_path, side, content, message):
 def xquad_r(**changes) -> str:
     paragraph = {
         "context": "Ja. Nein.",
-        "sentences": ["Ja.", "Nein."],
         "sentence_breaks": [[0, 3], [4, 9]],
         "qas": [
             {"id": "a", "question": "A?", "answers": [{"text": "Nein", "answer_start": 4}]},
@@ -127,15 +144,15 @@ def test_lareqa_pools_the_sentences_of_all_paragraphs(tmp_path):
     write(tmp_path, "lareqa/xquad-r/de.json", xquad_r())
     text = open_parallel(LAREQA.in_language("de"), files(tmp_path))
     assert text.queries == ["A?", "B?", "C?", "D?"] and text.query_ids == ["a", "b", "c", "d"]
-    assert text.candidates == ["Ja.", "Nein."] * 2
-    assert text.candidate_ids == ["de-0-0", "de-0-1", "de-1-0", "de-1-1"]
+    assert text.candidates == ["Ja.Ja. Nein.", "Nein.Ja. Nein."] * 2, "as XTREME-R writes them"
+    assert text.candidate_ids == ["de_1_0", "de_1_1", "de_2_0", "de_2_1"]
     assert text.gold == [(0, 1), (1, 0), (2, 1), (3, 2)]  # two questions, one sentence
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (xquad_r(sentences=["Ja."]), "(?s)paragraph 0.*1 sentences, but 2 breaks"),
+        (xquad_r(context=None), "not in XQuAD-R's layout"),
         (xquad_r(sentence_breaks=[[0, 3], [5, 9]]), "question a: its answer begins in no sentence"),
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', "(?s)not in XQuAD-R's layout.*sentence_breaks"),
         ("[1]", "not in XQuAD-R's layout"),
@@ -165,6 +182,15 @@ def test_real_tatoeba_has_its_stated_pairs(real_data):
         iso3 = task.files["test"][1][0].rsplit(".", 1)[-1]
         assert len(open_parallel(task, data).gold) == int(stated.pop(iso3)), code
     assert not stated
+
+
+def test_real_tatoeba_is_in_the_order_of_xtremes_hidden_labels(real_data):
+    data = DataSection(source="files", folder=str(real_data))
+    for code in TATOEBA.languages:
+        labels = (real_data / f"xtreme_mock/labels/tatoeba/test-{code}.tsv").read_text().split()
+        gold = open_parallel(TATOEBA.in_language(code), data).gold
+        assert [query for query, _ in gold] == list(range(len(gold)))
+        assert [candidate for _, candidate in gold][: len(labels)] == [int(label) for label in labels], code
 
 
 def test_real_bucc_and_lareqa_have_their_stated_counts(real_data):

@@ -3,63 +3,14 @@ import gzip
 import pytest
 
 from trainer.data.readers import read_rows
-from trainer.errors import NoExamples, UserError
-from trainer.tasks.xtreme import PANX, UDPOS
+from trainer.errors import UserError
+from trainer.tasks.xtreme import PANX
 
 
-def read(folder, name, content, task=UDPOS):
+def read(folder, name, content, task=PANX):
     path = folder / name
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     return [(place.removeprefix(f"{folder}/"), row) for place, row in read_rows(path, task)]
-
-
-def word(number, form, tag="NOUN"):
-    return "\t".join([str(number), form, "_", tag, *"______"]) + "\n"
-
-
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_conllu(tmp_path, suffix):
-    content = (
-        "# sent_id = 1\n# text = vámonos al mar\n"
-        + word("1-2", "vámonos", "_") + word(1, "vamos", "VERB") + word(2, "nos", "PRON")
-        + word("3-4", "al", "_") + word(3, "a", "ADP") + word(4, "el", "DET") + word("4.1", "gran", "ADJ")
-        + word(5, "mar") + "\n\n# text = #1\n" + word(1, "#", "SYM") + word(2, "1", "NUM")
-    )  # fmt: skip
-    name = f"es_gsd-ud-test.conllu{suffix}"
-    assert read(tmp_path, name, content) == [
-        (f"{name}:3", {"words": "vamos nos a el mar".split(), "tags": "VERB PRON ADP DET NOUN".split()}),
-        (f"{name}:14", {"words": ["#", "1"], "tags": ["SYM", "NUM"]}),
-    ]
-
-
-def test_a_word_of_a_treebank_may_hold_spaces(tmp_path):
-    ((_, row),) = read(tmp_path, "vi.conllu", word(1, "Hà Nội", "PROPN"))
-    assert row["words"] == ["Hà Nội"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (word(1, "a") + "2\tb\tNOUN\n", ":2: malformed CoNLL-U: 3 columns"),
-        (word(1, "a").replace("\t", " "), ":1: malformed CoNLL-U: 1 columns"),
-        (word(1, "a") + word(3, "b"), ":2: malformed CoNLL-U: id 3 after word 1"),
-        (word(1, "a") + word(1, "b"), "an empty line ends it"),
-        (word("x", "a"), ":1: malformed CoNLL-U: id x after word 0"),
-        (word(1, "a") + word(2, " "), ":2: malformed CoNLL-U: word 2 has no form or no universal tag"),
-        (word(1, "a", "_"), "word 1 has no form or no universal tag"),
-        ("# text = secret\n" + word(1, "_") + word(2, "_"), ":2: the words are hidden for their licence"),
-    ],
-)
-def test_malformed_conllu_is_named(tmp_path, content, message):
-    with pytest.raises(UserError) as caught:
-        read(tmp_path, "en_x-ud-test.conllu", content)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["", "\n\n", "# only a comment\n"])
-def test_files_without_sentences(tmp_path, content):
-    with pytest.raises(NoExamples, match="has no rows"):
-        read(tmp_path, "en_x-ud-test.conllu", content)
 
 
 @pytest.mark.parametrize("name", ["train", "train.gz", "train-de.tsv"])

@@ -10,6 +10,7 @@ from tests.stores import TASKS, random_units, store_of
 from trainer import distributed
 from trainer.data.loader import Collator
 from trainer.distributed import World
+from trainer.errors import UserError
 from trainer.evaluation.dev import Part, run_packs
 from trainer.tasks import FORMATS
 
@@ -57,7 +58,7 @@ def ranks(monkeypatch):
     return run
 
 
-def evaluate(parts, world, pack_tokens=64, limit=None):
+def evaluate(parts, world, pack_tokens=64, limit=None, broken=None):
     """Outputs that tell the tokens they were read from, and how often the model was called, empty packs among them."""
     collators = [Collator(TASKS, dict.fromkeys(TASKS, part.store), 0, None) for part in parts]
     places = [list(TASKS).index(part.head) for part in parts]
@@ -72,6 +73,8 @@ def evaluate(parts, world, pack_tokens=64, limit=None):
         for name, task in TASKS.items():
             tokens = batch.input_ids[batch.heads[name]["rows"]].float()
             logits[name] = torch.stack([tokens * (i + 1) % 17 for i in range(FORMATS[task.format].outputs(task))], 1)
+            if name == broken and len(tokens):
+                logits[name][-1, -1] = torch.nan
         return logits
 
     progress = []
@@ -115,6 +118,18 @@ def test_a_limit_takes_the_first_examples_of_every_part(parts, ranks):
     assert [len(part) for part in outputs] == [min(5, size) for size in SIZES.values() for _ in (1, 2)]
     ((whole, _),) = ranks(1, lambda world: evaluate(parts, world))
     assert equal(outputs, [part[:5] for part in whole])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_outputs_that_are_no_numbers_are_refused_on_every_rank(parts, ranks, size):
+    """Of "choice" one rank of three has a pack, the others none: they hear of it where they would gather."""
+
+    def work(world):
+        with pytest.raises(UserError, match="^choice: the model's outputs are not all numbers") as caught:
+            evaluate([part for part in parts if part.head in ("nli", "choice")], world, 100_000, broken="choice")
+        return str(caught.value)
+
+    assert len(set(ranks(size, work))) == 1
 
 
 def test_no_parts_are_no_outputs(ranks):

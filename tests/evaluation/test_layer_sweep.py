@@ -6,6 +6,7 @@ import torch
 
 from tests.model.encoders import tiny_encoder
 from trainer.config import DataSection, RunConfig
+from trainer.data.retrieval_files import ParallelText
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluation import retrieval
@@ -53,6 +54,38 @@ def test_all_layers_come_from_one_pass(config, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG") and {path.name, picture.name} == {
         "layer_sweep.json", "layer_sweep.png",
     }  # fmt: skip
+
+
+def test_layers_run_in_groups_where_memory_is_short(config, monkeypatch):
+    """Eight sentences of width 32 take 1,024 bytes a layer, of half of what is free."""
+    config, calls = config
+    arguments = tiny_encoder("bert", SDPA), None, config, ALONE, {"tatoeba": TARGETS["tatoeba"]}, ["de", "fr", "ru"]
+    whole = sweep_layers(*arguments)
+    for free, groups in ((4 * 1024, [[0, 1], [2]]), (2 * 1024, [[0], [1], [2]]), (1024, [[0], [1], [2]])):
+        calls.clear()
+        monkeypatch.setattr(retrieval, "available_memory", lambda free=free: free)
+        assert sweep_layers(*arguments) == whole
+        assert calls == groups
+    calls.clear()
+    monkeypatch.setattr(retrieval, "available_memory", lambda: 1023)
+    with pytest.raises(UserError, match="the vectors of 8 sentences need 0.0 GB, of which 0.0 GB are free"):
+        sweep_layers(*arguments)
+    assert not calls
+
+
+def test_memory_is_shared_by_the_processes_of_a_host(monkeypatch):
+    monkeypatch.setattr(retrieval, "available_memory", lambda: 12_000)
+    sizes = [[len(group) for group in retrieval.layer_groups(range(5), 10, 25, World(0, n, 0, n, ALONE.device))]
+             for n in (1, 2, 4)]  # fmt: skip
+    assert sizes == [[5], [3, 2], [1] * 5]
+
+
+def test_bucc_holds_one_split_of_one_language_at_a_time():
+    text = ParallelText(["a"] * 3, ["b"] * 4, [], [], [])
+    longer = ParallelText(["a"] * 30, ["b"] * 4, [], [], [])
+    assert retrieval.sentences_at_once(TARGETS["bucc2018"], {"de": (text, longer), "fr": (text, text)}) == 34
+    assert retrieval.sentences_at_once(TARGETS["lareqa"], {"de": (text,), "fr": (longer,)}) == 41
+    assert retrieval.sentences_at_once(TARGETS["bucc2018"], {}) == 0
 
 
 def test_three_tasks_have_a_panel_each(tmp_path):

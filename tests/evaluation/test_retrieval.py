@@ -38,7 +38,8 @@ def by_hand(monkeypatch):
     """Evaluate with the vector of each sentence given: "3 1" is (3, 1); in every other layer, its reverse."""
 
     def vectors(encoder, tokenizer, sentences, layers, world, pooling, pack_tokens, max_length, counts, progress):
-        numbers = torch.tensor([[float(n) for n in sentence.split()] for sentence in sentences])
+        width = len(sentences[0].split())  # of a candidate of LAReQA, whose paragraph follows it, more is there
+        numbers = torch.tensor([[float(n) for n in sentence.split()[:width]] for sentence in sentences])
         counts["truncated"] += sum("9" in sentence for sentence in sentences)
         return torch.stack([numbers.flip(1) if layer % 2 else numbers for layer in layers])
 
@@ -57,7 +58,8 @@ def test_tatoeba_looks_each_english_sentence_up_by_cosine(by_hand, tmp_path):
     write(folder / "tatoeba.deu-eng.deu", "9 1", "0 9", "90 95", "8 0")  # a large norm is no advantage
     result = by_hand(files(tmp_path), "tatoeba", languages=["de"])
     german = result.languages["de"]
-    assert german.predictions == [3, 1, 2, 2] and german.references == [0, 1, 2, 3]
+    # English sorted, as XTREME's labels are: "0 1", "1 0", "1 2", "5 5", lines 1, 0, 3 and 2
+    assert german.predictions == [1, 3, 2, 2] and german.references == [1, 0, 3, 2]
     assert german.scores == {"accuracy": 50.0} and german.examples == 4 and result.average == 50.0
     assert result.notes[0].startswith("vectors: mean of hidden_states[0] of 2 layers")
     assert result.notes[1] == "3 sentences were truncated to 512 tokens"
@@ -148,9 +150,8 @@ def paragraph(sentences: list[str], questions: dict[str, tuple[str, int]]) -> di
     """Sentences, and id -> (question, index of the sentence that answers it)."""
     starts = [sum(len(text) + 1 for text in sentences[:i]) for i in range(len(sentences))]
     return {
-        "context": " ".join(sentences),
-        "sentences": sentences,
-        "sentence_breaks": [[start, start + len(text)] for start, text in zip(starts, sentences, strict=True)],
+        "context": "".join(f"{text} " for text in sentences),
+        "sentence_breaks": [[start, start + len(text) + 1] for start, text in zip(starts, sentences, strict=True)],
         "qas": [
             {"id": key, "question": question, "answers": [{"text": sentences[i], "answer_start": starts[i]}]}
             for key, (question, i) in questions.items()
@@ -171,14 +172,14 @@ def test_lareqa_ranks_the_sentences_of_all_languages(by_hand, tmp_path):
     # a, "1 0": en 10 1, de 10 2, en 10 3, ...; right are the first two. b, "0 1": en 1 10, de 2 10, en 10 3, de 10 2,
     # en 10 1; right are the first and the fourth, 10 2: (1/1 + 2/4) / 2 = 75%.
     english = result.languages["en"]
-    assert english.predictions[0][:3] == ["en-0-0", "de-0-0", "en-0-2"]
+    assert english.predictions[0][:3] == ["en_1_0", "de_1_0", "en_1_2"]
     assert english.references == [
-        {"id": "a", "answers": ["de-0-0", "en-0-0"]},
-        {"id": "b", "answers": ["de-0-0", "en-0-1"]},
+        {"id": "a_en", "answers": ["de_1_0", "en_1_0"]},
+        {"id": "b_en", "answers": ["de_1_0", "en_1_1"]},
     ]
     assert english.scores == {"map@20": pytest.approx(87.5)} == result.languages["de"].scores
     assert english.examples == 2 and len(english.predictions[0]) == 5
-    assert result.notes[1] == "candidates: 5 sentences of de, en together"
+    assert result.notes[1] == "candidates: 5 sentences, each with its paragraph, of de, en together"
     german = by_hand(files(tmp_path), "lareqa", languages=["de"])
     assert list(german.languages) == ["de"] and not german.skipped, "the candidates are those of both"
     assert german.languages["de"].predictions == result.languages["de"].predictions
@@ -226,7 +227,10 @@ def test_the_sample_gives_the_accuracies_of_a_plain_script(sample):
             for side in ("eng", iso3)
         )
         expected = (english @ other.T).argmax(1).tolist()
-        assert result.languages[code].predictions == expected
+        lines = (texts / f"tatoeba.{iso3}-eng.eng").read_text().splitlines()
+        order = sorted(range(len(lines)), key=lines.__getitem__)
+        assert result.languages[code].predictions == [expected[i] for i in order]
+        assert result.languages[code].references == order
         accuracy = 100 * sum(found == i for i, found in enumerate(expected)) / len(expected)
         assert result.languages[code].scores["accuracy"] == pytest.approx(accuracy)
     assert told[-1][0] == "tatoeba test" and told[-1][1] == told[-1][2] == len(told)

@@ -69,8 +69,8 @@ def test_the_command_prints_and_writes_the_scores(mock, tmp_path, capfd):
 @pytest.fixture
 def folders(tmp_path):
     """Predictions and labels of two tasks in two languages."""
-    files = {"xnli/test-{}.tsv": "neutral\nentailment\n", "xquad/test-{}.json": '{"q": "a"}'}
-    gold = {"xquad/test-{}.json": '{"data": [{"paragraphs": [{"qas": [{"id": "q", "answers": [{"text": "a"}]}]}]}]}'}
+    files = {"xnli/test-{}.tsv": "neutral\nentailment\n", "xquad/test-{}.json": '{"q": "cat"}'}
+    gold = {"xquad/test-{}.json": '{"data": [{"paragraphs": [{"qas": [{"id": "q", "answers": [{"text": "cat"}]}]}]}]}'}
     for kind, texts in (("predictions", files), ("labels", files | gold)):
         for name, text in texts.items():
             for code in ("de", "en"):
@@ -175,6 +175,8 @@ def test_mean_average_precision_by_hand():
     assert mean_average_precision([["a", "b"]], [["b"]]) == 50.0
     assert mean_average_precision([["a", "x", "b"]], [["a", "b"]]) == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert mean_average_precision([["a", "x"], ["x"]], [["a", "b"], ["c"]]) == pytest.approx(100 * (1 / 2 + 0) / 2)
+    assert mean_average_precision([["a", "a", "x", "b"]], [["a", "b"]]) == 100 * (1 + 2 / 4) / 2, "a counts once"
+    assert mean_average_precision([["a", "a"]], [["a", "a"]]) == 100.0
     late = [str(i) for i in range(20)] + ["gold"]
     assert mean_average_precision([late], [["gold"]]) == 0.0, "only the first 20 count"
     for rankings, gold, message in (([], [], "no questions"), ([["a"]], [[]], "no right candidate")):

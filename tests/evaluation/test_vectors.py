@@ -117,7 +117,7 @@ def test_many_sentences_are_tokenised_in_parts(tiny_tokenizer, monkeypatch):
     assert torch.equal(sentence_vectors(encoder, tiny_tokenizer, SENTENCES, [3], ALONE), expected)
 
 
-@pytest.mark.parametrize(("depth", "default"), [(24, 14), (12, 7), (3, 2), (36, 21)])
+@pytest.mark.parametrize(("depth", "default"), [(24, 14), (12, 8), (6, 4), (3, 2), (36, 21)])
 def test_the_default_layer_is_the_papers_in_proportion(depth, default):
     encoder = torch.nn.Module()
     encoder.encoder = torch.nn.Module()

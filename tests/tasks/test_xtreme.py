@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pickle
 import re
 from collections import Counter
@@ -161,6 +162,39 @@ def test_training_on_tydiqa_is_english_only(data):
     assert counts == {"other_language": (len(sample.TYDIQA_LANGUAGES) - 1) * len(found)} and found
     russian = examples(TARGETS["tydiqa"].in_language("ru"), "train", data)
     assert {example["id"].split("-")[0] for example in russian} == {"russian"} and len(russian) == len(found)
+
+
+def test_tydiqa_as_xtreme_cuts_it_into_languages(tmp_path):
+    """A file a language, whose ids are numbers only, and the whole file beside them, which counts first."""
+    folder, task = tmp_path / "tydiqa" / "tydiqa-goldp-v1.1-train", TARGETS["tydiqa"]
+    folder.mkdir(parents=True)
+    data = DataSection(source="files", folder=str(tmp_path))
+
+    def write(name: str, ids: list[str]) -> None:
+        answers = [{"text": "c", "answer_start": 0}]
+        questions = [{"id": key, "question": key, "answers": answers} for key in ids]
+        tree = {"data": [{"paragraphs": [{"context": "c", "qas": questions}]}]}
+        (folder / name).write_text(json.dumps(tree))
+
+    write("tydiqa.goldp.en.train.json", ["0", "1"])
+    write("tydiqa.goldp.ko.train.json", ["0"])
+    assert [e["id"] for e in examples(task, "train", data)] == ["0", "1"]
+    assert [e["id"] for e in examples(task.in_language("ko"), "train", data)] == ["0"]
+    write("tydiqa-goldp-v1.1-train.json", ["korean-5-0", "english-7-0"])
+    assert [e["id"] for e in examples(task, "train", data)] == ["english-7-0"]
+    assert [e["id"] for e in examples(task.in_language("ko"), "train", data)] == ["korean-5-0"]
+
+
+def test_xcopa_as_xtreme_downloads_it(tmp_path):
+    (tmp_path / "xcopa").mkdir()
+    data = DataSection(source="files", folder=str(tmp_path))
+    for name in ("train.en", "val.en", "val.et", "test.et"):
+        row = {"premise": name, "choice1": "a", "choice2": "b", "question": "cause", "label": 1, "idx": 0}
+        (tmp_path / f"xcopa/{name}.jsonl").write_text(json.dumps(row) + "\n")
+    copa, estonian = TRAINING_TASKS["copa"], TARGETS["xcopa"].in_language("et")
+    read = (copa, "train"), (copa, "dev"), (estonian, "dev"), (estonian, "test")
+    found = [examples(task, split, data)[0]["prompt"].split()[0] for task, split in read]
+    assert found == ["train.en", "val.en", "val.et", "test.et"]
 
 
 def test_each_language_of_xnli_is_its_own(data):

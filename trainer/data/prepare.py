@@ -10,11 +10,13 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -26,16 +28,14 @@ from trainer.data.workers import Workers
 from trainer.errors import NoExamples, UserError
 from trainer.host import available_cores
 from trainer.tasks import FORMATS, check_trainable
+from trainer.tasks.custom import FUNCTIONS
 from trainer.tasks.spec import TRAINING_SPLITS, Task
 
 CHUNK = 500  # examples tokenised at a time
 PARALLEL_FROM = 4 * CHUNK  # below this a pool of processes costs more than it saves
 
 # Fields of a task that do not decide what its store holds, given its name, which has the language, and its sources.
-NOT_PREPARED = (
-    "files", "hub", "adapt", "metric", "family", "language", "languages", "keep", "head", "folder", "group",
-    "answer_rules",
-)  # fmt: skip
+NOT_PREPARED = ("files", "hub", "metric", "family", "language", "languages", "head", "folder", "group", "answer_rules")
 
 Progress = Callable[[str, int], None]  # (task and split, examples done so far)
 
@@ -134,6 +134,9 @@ def _fingerprint(config: RunConfig, task: Task, split: str, tokenizer: str) -> d
     definition = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
     for irrelevant in NOT_PREPARED:
         definition.pop(irrelevant)
+    for name in FUNCTIONS:
+        if function := definition.pop(name):
+            definition[name] = _source(function)
     definition["format_version"] = FORMATS[task.format].version
     text = json.dumps(definition, sort_keys=True, default=str)
     return {
@@ -141,6 +144,22 @@ def _fingerprint(config: RunConfig, task: Task, split: str, tokenizer: str) -> d
         "task definition": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
         "tokenizer": tokenizer,
     }
+
+
+def _source(function: Callable) -> Any:
+    """A function's text, or its byte code where it has none: what it calls is left out."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # typed at a prompt; an object that can be called
+        function = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+        return _code(function) if function else repr(type(function))
+
+
+def _code(code: CodeType) -> list:
+    """What differs between two functions, and not between two runs, as the addresses and the order in a repr do."""
+    constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
+    parts = [_code(c) if isinstance(c, CodeType) else repr(c) for c in constants]
+    return [code.co_code.hex(), code.co_names, parts]
 
 
 def _folder(config: RunConfig, task: Task, split: str, fingerprint: dict[str, str]) -> Path:
@@ -185,7 +204,7 @@ def _prepare_split(config, task, split, tokenizer, fingerprint, folder, progress
     what, why = "", ""
     if not references:
         what = "no labelled example in its source"
-        why = f"{counts['dropped']:,} rows were read and dropped for want of a gold label"
+        why = f"{counts['dropped']:,} rows were read and dropped for want of a gold label or of words"
         if counts["other_language"]:
             why += f", {counts['other_language']:,} are of other languages"
     elif not any(len(columns["example"]) for columns in chunks):  # masked LM: only special and unknown tokens

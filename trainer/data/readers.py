@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer.data.conllu import conllu_rows
 from trainer.data.lines import read_lines
-from trainer.data.tagged import auto_rows, conllu_rows, tagged_rows
+from trainer.data.tagged import auto_rows, tagged_rows
 from trainer.errors import NoExamples, UserError
 from trainer.tasks.spec import Task
 
@@ -27,7 +28,7 @@ def read_rows(path: Path, task: Task) -> Iterator[Row]:
     - .tsv, .txt or no suffix, of token tagging: a word and its tag a line, tabs between (first and last column), an
       empty line after a sentence; or as .stagged
     - .txt, of masked language modelling: a text a line, empty lines between them or not
-    - .conllu: words and universal tags
+    - .conllu: tokens and universal tags
     - .stagged: `word|POS|tag` or `word|tag`, a sentence a line (or an item a line)
     - .auto: CCGbank's derivations
 
@@ -49,7 +50,7 @@ def read_rows(path: Path, task: Task) -> Iterator[Row]:
     elif suffix == ".auto":
         rows = auto_rows(path)
     elif suffix == ".conllu":
-        rows = conllu_rows(path)
+        rows = conllu_rows(path, task.language)
     elif suffix == ".stagged" or suffix in (".tsv", ".txt", "") and tagging:
         rows = tagged_rows(path, task.language)
     elif suffix == ".txt" and task.format == "masked_lm":

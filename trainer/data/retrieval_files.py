@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,19 @@ from trainer.data.sources import find_files, on_hub, raw_rows
 from trainer.errors import NoExamples, UserError
 from trainer.tasks.spec import Task
 
+_BUCC_SPLIT = re.compile(r"\w\w-en\.(\w+)\.")
+_SORTED_ENGLISH = re.compile(r"\w\w-en\.en(\.gz)?")
+
 
 @dataclass(frozen=True)
 class ParallelText:
     """Two lists of sentences and their right pairs.
 
     Attributes:
-        queries, candidates: sentences.
+        queries, candidates: sentences; candidates of LAReQA each with its paragraph.
         gold: (index of a query, index of a candidate); several queries may have one candidate.
-        query_ids, candidate_ids: of Tatoeba lines from 0; of BUCC the files' own; of LAReQA the question's, the same
-            in all languages, and language, paragraph and sentence ("de-17-3"), so that languages can be pooled.
+        query_ids, candidate_ids: of Tatoeba the files' lines from 0; of BUCC the files' own; of LAReQA the question's,
+            the same in all languages, and language, paragraph and sentence ("de_17_3"), so that languages are pooled.
     """
 
     queries: list[str]
@@ -48,11 +52,13 @@ def open_parallel(task: Task, data: DataSection, split: str = "test") -> Paralle
 def read_parallel(files: Sequence[Path], task: Task, split: str = "test") -> ParallelText:
     """The text in the files of a retrieval task, in the order of `find_files(task, "test", ...)`.
 
-    - Tatoeba: the English file, then the other; line i of one translates line i of the other. English is the query.
-    - BUCC: the other language, English, gold pairs; of the sample split, then of the training split, or one split for
-      both. English is searched. Repeated sentences are kept.
+    - Tatoeba: the English file, then the other; line i of one translates line i of the other. English is the query,
+      in the order of the sorted English sentences, which XTREME's hidden labels and hence predictions are in.
+    - BUCC: the other language, English, gold pairs, all three of one split; of the sample split, then of the training
+      split, or one split for both. English is searched. Repeated sentences are kept.
     - LAReQA: one file of XQuAD-R. Questions search the sentences of all paragraphs for the one in which an answer
-      begins; questions without an answer, and sentences without a question, stay.
+      begins; questions without an answer, and sentences without a question, stay. A candidate is a sentence with its
+      paragraph behind it, as in XTREME-R (third_party/evaluate_retrieval.py of google-research/xtreme).
 
     Args:
         split: of BUCC, "sample" or "training"; the others have one only.
@@ -83,6 +89,12 @@ def _expect(files: Sequence[Path], task: Task, *counts: int) -> None:
 
 
 def _tatoeba(english: Path, other: Path) -> ParallelText:
+    if _SORTED_ENGLISH.fullmatch(english.name):
+        raise UserError(
+            f"{english} does not translate {other.name} line by line",
+            why="XTREME's preprocessing sorts the English side, and only its hidden labels say what belongs together",
+            fix="take LASER's files instead (github.com/facebookresearch/LASER, data/tatoeba/v1): tatoeba.deu-eng.*",
+        )
     sides = [[line for _, line in _rows(path)] for path in (english, other)]
     if len(sides[0]) != len(sides[1]):
         why = f"{english.name} has {len(sides[0]):,} lines, {other.name} {len(sides[1]):,}"
@@ -91,12 +103,21 @@ def _tatoeba(english: Path, other: Path) -> ParallelText:
 
 
 def _aligned(english: list[str], other: list[str]) -> ParallelText:
-    lines = range(len(english))
-    ids = [str(i) for i in lines]
-    return ParallelText(english, other, [(i, i) for i in lines], ids, ids)
+    ids = [str(i) for i in range(len(english))]
+    order = sorted(range(len(english)), key=lambda i: english[i].strip())  # utils_preprocess.py of XTREME
+    gold = list(enumerate(order))
+    return ParallelText([english[i] for i in order], other, gold, [ids[i] for i in order], ids)
 
 
 def _bucc(other: Path, english: Path, gold: Path) -> ParallelText:
+    names = [path.name for path in (other, english, gold)]
+    splits = {found[1] for name in names if (found := _BUCC_SPLIT.match(name))}
+    if len(splits) > 1:  # ids begin anew in each, so that the pairs would be found, and be wrong
+        raise UserError(
+            f"the files of {other.parent} are of different splits: {', '.join(names)}",
+            why="gold pairs are those of one split, as are both its sides; XTREME leaves out those of its test split",
+            fix=f"put the missing file of {' or '.join(sorted(splits))} there, or take the others of that split away",
+        )
     (queries, query_places), (candidates, candidate_places) = _sentences(other), _sentences(english)
     pairs = []
     for number, line in _rows(gold):
@@ -129,13 +150,10 @@ def _lareqa(path: Path, language: str) -> ParallelText:
     tree = read_json(path)
     try:
         paragraphs = [paragraph for article in tree["data"] for paragraph in article["paragraphs"]] if tree else []
-        for number, paragraph in enumerate(paragraphs):
-            first, breaks = len(text.candidates), paragraph["sentence_breaks"]
-            text.candidates.extend(paragraph["sentences"])
-            text.candidate_ids.extend(f"{language}-{number}-{i}" for i in range(len(breaks)))
-            if len(text.candidates) != len(text.candidate_ids):
-                why = f"{len(paragraph['sentences'])} sentences, but {len(breaks)} breaks"
-                raise UserError(f"{path}: paragraph {number} is not in XQuAD-R's layout", why=why)
+        for number, paragraph in enumerate(paragraphs, 1):
+            first, breaks, context = len(text.candidates), paragraph["sentence_breaks"], paragraph["context"]
+            text.candidates.extend((context[low:high] + context).replace("\n", "") for low, high in breaks)
+            text.candidate_ids.extend(f"{language}_{number}_{i}" for i in range(len(breaks)))
             for question in paragraph["qas"]:
                 starts = [answer["answer_start"] for answer in question["answers"]]
                 holding = {i for i, (low, high) in enumerate(breaks) for start in starts if low <= start < high}

@@ -14,6 +14,7 @@ from trainer.data.packing import pack_in_order
 from trainer.data.prepare import Prepared
 from trainer.data.store import Store
 from trainer.distributed import World
+from trainer.errors import UserError
 from trainer.tasks import FORMATS
 from trainer.tasks.spec import Task
 
@@ -46,6 +47,9 @@ def evaluate_dev(
         logits_of: task logits of a pack; called equally often on every rank (with empty packs where need be).
         limit: examples a task at most.
         progress: told (packs done, packs in all) of this rank.
+
+    Raises:
+        UserError: a head gives what is no number.
     """
     parts = [Part(name, item.task, item.dev) for name, item in prepared.items()]
 
@@ -79,11 +83,15 @@ def run_packs(
     Args:
         batch_of: (index of a part, its units) -> the pack that holds them; no units: an empty pack.
         limit: examples a part at most, from its front.
+
+    Raises:
+        UserError: a head gives what is no number; on every rank, at the end.
     """
     packs = [(index, units) for index, part in enumerate(parts) for units in _packs(part.store, pack_tokens, limit)]
     rounds = -(-len(packs) // world.size)
     nothing = 0, np.empty(0, np.int64)
     mine: list[dict[int, np.ndarray]] = [{} for _ in parts]
+    broken: set[str] = set()  # told to all ranks, so that all of them stop
     for turn in range(rounds):
         at = turn * world.size + world.rank
         index, units = packs[at] if at < len(packs) else nothing
@@ -91,11 +99,21 @@ def run_packs(
         if len(units):
             part = parts[index]
             placed = [part.store.placed(unit, 0) for unit in units.tolist()]
-            outputs = FORMATS[part.task.format].split(logits[part.head].float().cpu().numpy(), placed)
+            found = logits[part.head].float().cpu().numpy()
+            if not np.isfinite(found).all():
+                broken.add(part.task.name)
+            outputs = FORMATS[part.task.format].split(found, placed)
             mine[index].update(zip(units.tolist(), outputs, strict=True))
         if progress:
             progress(turn + 1, rounds)
-    gathered = distributed.gather_objects(mine)
+    told = distributed.gather_objects((mine, broken))
+    if broken := sorted(set().union(*(names for _, names in told))):
+        raise UserError(
+            f"{', '.join(broken)}: the model's outputs are not all numbers, so there is nothing to score",
+            why="its training diverged, its weights are damaged, or the dtype that it is computed in is too narrow",
+            fix="evaluate an earlier checkpoint, or with engine.dtype=fp32; train with a lower train.learning_rate",
+        )
+    gathered = [outputs for outputs, _ in told]
     merged = [{unit: out for rank in gathered for unit, out in rank[index].items()} for index in range(len(parts))]
     return [[outputs[unit] for unit in range(len(outputs))] for outputs in merged]  # units are numbered in order
 

@@ -1,4 +1,4 @@
-"""Retrieval scores by layer, all layers from one pass of the encoder, as JSON and as a plot."""
+"""Retrieval scores by layer, of as many layers from one pass of the encoder as memory allows, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sweep_layers(
                 for code in by_layer[0].languages
             },
             **skipped_as_json(by_layer[0].skipped),
-            "notes": by_layer[0].notes[1:],
+            "notes": list(dict.fromkeys(note for result in by_layer for note in result.notes[1:])),
         }
     return {"pooling": pooling, "layers": layers, "default_layer": choose_layer(None, encoder), "tasks": swept}
 

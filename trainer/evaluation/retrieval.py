@@ -23,6 +23,7 @@ from trainer.evaluation.results import LanguageResult, Skipped, TargetResult
 from trainer.evaluation.scorer import TOP, bucc_f1, mean_average_precision
 from trainer.evaluation.vectors import choose_layer, sentence_vectors
 from trainer.evaluation.zero_shot import NO_EXAMPLES, NO_FILES, Progress, languages_for, missing_file
+from trainer.plan.devices import available_memory
 from trainer.tasks.spec import Task
 
 CPU_PACK_TOKENS = 4096  # what stays near a CPU's cache is faster
@@ -51,7 +52,7 @@ def evaluate_retrieval(
             (default: `train.pack_tokens`; on CPUs at most 4,096).
         tasks: name -> task, in English, of the format sentence_retrieval.
         languages: of those that each task has; None: all of which there are files, the others are skipped.
-        layer: see `choose_layer`; default: XTREME's, 14 of 24, or as deep in proportion.
+        layer: see `choose_layer`; default: XTREME's, 14 of 24, 8 of 12, or as deep as the former.
         pooling: mean (over all tokens) or cls.
         progress: told how many packs of each part of a task this rank has done.
 
@@ -74,9 +75,13 @@ def evaluate_layers(
     pooling: str = "mean",
     progress: Progress | None = None,
 ) -> dict[int, dict[str, TargetResult]]:
-    """What `evaluate_retrieval` gives, by layer; the encoder runs once for all of them.
+    """What `evaluate_retrieval` gives, by layer; the encoder runs once for as many of them as memory has room for.
 
-    The vectors of a task (BUCC: of a split in one language) are held in memory: layers x sentences x width x 4 bytes.
+    The vectors of a task (BUCC: of a split in one language) are held by every process: layers x sentences x width x 4
+    bytes.
+
+    Raises:
+        UserError: as `evaluate_retrieval` does; or the vectors of a single layer need more memory than is free.
     """
     for task in tasks.values():
         if task.name not in PROTOCOLS:
@@ -84,25 +89,56 @@ def evaluate_layers(
             raise UserError(f"{task.name} is no retrieval task", why="it needs a trained head", fix=fix)
     encoder.to(world.device, engine.DTYPES[engine.choose_dtype(config, world.device)]).eval()
     pack_tokens = pack_tokens_for(config, world.device)
-    depth = len(encoder.encoder.layer)
+    depth, default = len(encoder.encoder.layer), choose_layer(None, encoder)
     results: dict[int, dict[str, TargetResult]] = {layer: {} for layer in layers}
     for name, task in tasks.items():
         texts, skipped = read_languages(task, config, languages)
-        counts = {"truncated": 0}
-        embed = partial(
-            sentence_vectors, encoder, tokenizer, layers=layers, world=world, pooling=pooling, pack_tokens=pack_tokens,
-            max_length=task.max_length, counts=counts, progress=progress and partial(progress, f"{name} test"),
-        )  # fmt: skip
-        by_layer, notes = [{} for _ in layers], []
-        if texts:
-            by_layer, notes = PROTOCOLS[task.name](task, texts, embed, world.device)
-        if counts["truncated"]:
-            notes = [*notes, f"{counts['truncated']:,} sentences were truncated to {task.max_length} tokens"]
-        for layer, found in zip(layers, by_layer, strict=True):
-            vectors = f"vectors: {pooling} of hidden_states[{layer}] of {depth} layers; XTREME takes 14 of 24"
-            chosen = {code: found[code] for code in languages_for(task, languages) if code in found}
-            results[layer][name] = TargetResult(task, chosen, skipped, [vectors, *notes])
+        told = progress and partial(progress, f"{name} test")
+        for group in layer_groups(layers, sentences_at_once(task, texts), encoder.config.hidden_size, world):
+            counts = {"truncated": 0}
+            embed = partial(
+                sentence_vectors, encoder, tokenizer, layers=group, world=world, pooling=pooling,
+                pack_tokens=pack_tokens, max_length=task.max_length, counts=counts, progress=told,
+            )  # fmt: skip
+            by_layer, notes = [{} for _ in group], []
+            if texts:
+                by_layer, notes = PROTOCOLS[task.name](task, texts, embed, world.device)
+            if counts["truncated"]:
+                notes = [*notes, f"{counts['truncated']:,} sentences were truncated to {task.max_length} tokens"]
+            for layer, found in zip(group, by_layer, strict=True):
+                vectors = f"vectors: {pooling} of hidden_states[{layer}] of {depth} layers; default: {default}"
+                chosen = {code: found[code] for code in languages_for(task, languages) if code in found}
+                results[layer][name] = TargetResult(task, chosen, skipped, [vectors, *notes])
     return results
+
+
+def sentences_at_once(task: Task, texts: Mapping[str, Splits]) -> int:
+    """Sentences of a task whose vectors are held at one time."""
+    sizes = [[len(text.queries) + len(text.candidates) for text in splits] for splits in texts.values()]
+    if task.name == "bucc2018":
+        return max(map(max, sizes), default=0)
+    return sum(map(sum, sizes))
+
+
+def layer_groups(layers: Sequence[int], sentences: int, width: int, world: World) -> list[list[int]]:
+    """Layers whose vectors fit together into half of the memory that is free on every host; at least one in each.
+
+    Args:
+        sentences: that have a vector at one time; width: numbers of a vector, of 4 bytes each.
+
+    Raises:
+        UserError: one layer needs more than all that is free; on every rank.
+    """
+    free = min(distributed.gather_objects(available_memory() / world.local_size))
+    layer = 4 * sentences * width
+    if layer > free:
+        raise UserError(
+            f"the vectors of {sentences:,} sentences need {layer / 1e9:.1f} GB, of which {free / 1e9:.1f} GB are free",
+            why="every process holds those of all sentences" if world.local_size > 1 else "",
+            fix="name fewer languages (--languages), use fewer processes on a host, or one with more memory",
+        )
+    size = max(1, int(free / 2 / max(1, layer)))
+    return [list(layers[first : first + size]) for first in range(0, len(layers), size)]
 
 
 def pack_tokens_for(config: RunConfig, device: torch.device) -> int:
@@ -234,13 +270,14 @@ def _lareqa(task: Task, texts: Mapping[str, Splits], embed, device) -> tuple[lis
             for code, places in asked.items():
                 ids = [texts[code][0].query_ids[i] for i in places]
                 predictions = [next(rankings) for _ in places]
-                references = [{"id": key, "answers": answers[key]} for key in ids]
+                references = [{"id": f"{key}_{code}", "answers": answers[key]} for key in ids]
                 score = mean_average_precision(predictions, [answers[key] for key in ids])
                 found[code] = LanguageResult({task.metric: score}, len(ids), predictions, references)
             results.append(found)
         return results
 
-    return distributed.on_first(search), [f"candidates: {len(pool):,} sentences of {', '.join(texts)} together"]
+    what = f"candidates: {len(pool):,} sentences, each with its paragraph, of {', '.join(texts)} together"
+    return distributed.on_first(search), [what]
 
 
 PROTOCOLS = {"tatoeba": _tatoeba, "bucc2018": _bucc, "lareqa": _lareqa}

@@ -129,11 +129,14 @@ def mean_average_precision(rankings: Sequence[Sequence[str]], golds: Sequence[Se
     total = 0.0
     for ranking, gold in zip(rankings, golds, strict=True):
         right, precisions = 0, 0.0
+        missing = set(gold)  # a candidate counts once, where it comes first
+        count = min(len(missing), TOP)
         for rank, candidate in enumerate(ranking[:TOP], 1):
-            if candidate in gold:
+            if candidate in missing:
+                missing.remove(candidate)
                 right += 1
                 precisions += right / rank
-        total += precisions / min(len(gold), TOP)
+        total += precisions / count
     return 100 * total / len(golds)
 
 

@@ -85,18 +85,19 @@ def exact_match(prediction: str, answers: Sequence[str], language: str = "en") -
     return float(any(found == normalize(answer, language) for answer in answers or [""]))
 
 
-def f1(prediction: str, answers: Sequence[str], language: str = "en") -> float:
+def f1(prediction: str, answers: Sequence[str], language: str = "en", no_answer: bool = False) -> float:
     """Token F1, between 0 and 1, against the answer that gives the most; no answers stand for [""].
 
-    As in SQuAD v2.0's script, an empty text agrees with another empty text only: 1.0 if both are, else 0.0.
+    An empty text shares no token with any other, so 0.0, as in the scripts of SQuAD v1.1 and MLQA; with `no_answer`,
+    as in that of v2.0, two empty texts agree: 1.0.
     """
     found = normalize(prediction, language).split()
-    return max(_token_f1(found, normalize(answer, language).split()) for answer in answers or [""])
+    return max(_token_f1(found, normalize(answer, language).split(), no_answer) for answer in answers or [""])
 
 
-def _token_f1(found: list[str], gold: list[str]) -> float:
+def _token_f1(found: list[str], gold: list[str], no_answer: bool) -> float:
     if not found or not gold:
-        return float(found == gold)
+        return float(no_answer and found == gold)
     same = sum((Counter(found) & Counter(gold)).values())
     return 2.0 * same / (len(found) + len(gold))
 
@@ -145,7 +146,7 @@ def squad_scores(
     golds = [[answer for answer in gold if normalize(answer, language)] for gold in golds]
     pairs = list(zip(texts, golds, strict=True))
     exact = [exact_match(text, gold, language) for text, gold in pairs]
-    overlap = [f1(text, gold, language) for text, gold in pairs]
+    overlap = [f1(text, gold, language, no_answer=True) for text, gold in pairs]
     refused = [difference > 0.0 for difference in differences]
     exact_fixed, overlap_fixed = _thresholded(exact, refused, answered), _thresholded(overlap, refused, answered)
     best_f1, best_f1_threshold = _best_threshold(texts, overlap, differences, answered)

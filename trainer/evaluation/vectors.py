@@ -20,7 +20,9 @@ from trainer.model.fused import fuse
 
 POOLING = ("mean", "cls")
 MAX_LENGTH = 512  # tokens a sentence, special ones included (XTREME)
-PAPER_LAYER, PAPER_LAYERS = 14, 24  # the layer that XTREME takes of XLM-R Large
+# What XTREME takes of encoders of so many layers: scripts/run_tatoeba.sh has LAYER=13 for XLM-R Large and 7 for mBERT,
+# counted from 0 without the embeddings.
+XTREME_LAYERS = {24: 14, 12: 8}
 CHUNK = 8192  # sentences tokenised at a time: what a tokenizer returns is far larger than the ids that are kept
 
 
@@ -47,14 +49,15 @@ def choose_layer(layer: int | str | None, encoder: torch.nn.Module) -> int:
     """An index into the encoder's hidden states: 0 for the embeddings, then one a layer.
 
     Args:
-        layer: such an index; -1 or "last" for the last one; None for XTREME's: 14 of 24, or as deep in proportion.
+        layer: such an index; -1 or "last" for the last one; None for XTREME's: 14 of 24, 8 of 12; of others, as
+            deep as 14 of 24.
 
     Raises:
         UserError: the encoder has no such layer.
     """
     last = len(encoder.encoder.layer)
     if layer is None:
-        return round(last * PAPER_LAYER / PAPER_LAYERS)
+        return XTREME_LAYERS.get(last, round(last * 14 / 24))
     if layer in (-1, "last", "-1"):
         return last
     if not str(layer).isdecimal() or int(layer) > last:

@@ -45,7 +45,7 @@ def evaluate_targets(
 
     Raises:
         UserError: no head for a target, a language it does not have, missing or malformed test data, test labels that
-            the head does not know, sequences that the encoder has too few positions for.
+            the head does not know, sequences that the encoder has too few positions for, outputs that are no numbers.
     """
     heads = restored.model.heads
     chosen = {name: head_for(task, heads.tasks, heads.members) for name, task in tasks.items()}

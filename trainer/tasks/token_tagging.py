@@ -19,7 +19,7 @@ class TokenTagging:
     """
 
     name = "token_tagging"
-    version = 1
+    version = 2  # 2: multiword tokens of CoNLL-U files are one token
     roles = ("words", "tags")
     optional_roles = ()
 
@@ -32,11 +32,13 @@ class TokenTagging:
         return ("accuracy", "f1", "precision", "recall")
 
     def example(self, row: Mapping[str, Any], task: Task) -> dict | None:
-        """{"id", "words", "tags"}; never None.
+        """{"id", "words", "tags"}; None where words and tags are, which a licence hides.
 
         Raises:
             ValueError: no words, or not one tag a word.
         """
+        if row.get("words") is None and row.get("tags") is None:
+            return None
         words, tags = _items(row.get("words")), _items(row.get("tags"))
         if not words:
             raise ValueError("no words")

@@ -26,12 +26,12 @@ def siqa_row(row: dict) -> dict:
 
 
 def _copa_files(split: str) -> tuple[tuple[str, ...], ...]:
-    return ((f"en/{split}-en.jsonl", f"en.{split}.jsonl", f"{split}.jsonl"),)
+    return ((f"en/{split}-en.jsonl", f"en.{split}.jsonl", f"{split}.en.jsonl", f"{split}.jsonl"),)
 
 
 def _xcopa_files(split: str) -> tuple[tuple[str, ...], ...]:
-    name = f"{{language}}/{split}.{{language}}.jsonl"
-    return ((name, f"data/{name}", f"{{language}}.{split}.jsonl"),)
+    name = f"{split}.{{language}}.jsonl"
+    return ((f"{{language}}/{name}", f"data/{{language}}/{name}", f"{{language}}.{split}.jsonl", name),)
 
 
 # Choice of Plausible Alternatives, Roemmele et al. 2011, in SuperGLUE's form; lies with XCOPA, whose English it is
@@ -74,12 +74,12 @@ XCOPA = Task(
     group="sentence_pair",
 )
 
-# XQuAD-R of LAReQA, Roy et al. 2020, arXiv 2004.05484
+# XQuAD-R of LAReQA, Roy et al. 2020, arXiv 2004.05484; 256 tokens of a candidate (XTREME-R's run_eval_lareqa.sh)
 LAREQA = Task(
     name="lareqa",
     format="sentence_retrieval",
     files={"test": (("xquad-r/{language}.json", "{language}.json"),)},
-    max_length=512,
+    max_length=256,
     metric="map@20",
     languages=LAREQA_LANGUAGES,
     group="retrieval",
