@@ -49,7 +49,7 @@ def accuracies(model: str, folder: Path, languages: Sequence[str] | None, layer:
     for code, (text,) in read_languages(TATOEBA, config, languages)[0].items():
         english, other = (F.normalize(plain.single(side)[0], dim=1) for side in (text.queries, text.candidates))
         found = (english @ other.T).argmax(1).tolist()
-        right = sum(place == i for i, place in enumerate(found))
+        right = sum(place == gold for place, (_, gold) in zip(found, sorted(text.gold), strict=True))
         table[code] = {
             "xstilts": ours[code].scores["accuracy"],
             "plain": 100.0 * right / len(found),
