@@ -6,6 +6,7 @@ A part that fails or is cut off costs nothing but itself: result files are writt
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -142,10 +143,10 @@ def run_part(part: Part, limit: float, log: Path) -> Done:
     began, exit_code = time.monotonic(), None
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "120"}
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     with open(log, "wb") as file:
-        process = subprocess.Popen(
-            part.command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(part.command, **output, env=environment, start_new_session=True, preexec_fn=heard)
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 exit_code = process.wait(max(1.0, limit))

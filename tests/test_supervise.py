@@ -234,9 +234,10 @@ def test_a_signal_to_hosts_whose_ranks_are_not_seen_is_repeated(tmp_path, monkey
 def test_a_signal_between_two_attempts_starts_no_other(tmp_path):
     supervisor = supervised(tmp_path, "1:kill,1:0")
     supervisor.patience.pause = 60.0
+    before = signal.getsignal(signal.SIGTERM)
     with told(signal.SIGTERM, 2.0), pytest.raises(RunError, match="stopped by SIGTERM, when the run was down"):
         supervisor.run()
-    assert supervisor.attempt == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert supervisor.attempt == 1 and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_error_of_the_supervisor_itself_leaves_no_run_behind(tmp_path):

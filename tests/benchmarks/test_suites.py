@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -35,8 +36,10 @@ def test_a_part_that_fails_or_is_cut_costs_only_itself(tmp_path, monkeypatch):
     assert [part["outcome"] for part in result["parts"]] == ["failed", "cut", "ok", "ok"]
 
 
-def test_a_part_is_interrupted_before_it_is_killed(tmp_path, monkeypatch):
+def test_a_part_is_interrupted_before_it_is_killed(tmp_path, monkeypatch, request):
     log = tmp_path / "log.txt"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     assert gpu_suite.run_part(Part("polite", python(SLEEPER), 0), 5, log).outcome == "cut"
     assert "KeyboardInterrupt" in log.read_text()
     monkeypatch.setattr(gpu_suite, "GRACE", 0.5)

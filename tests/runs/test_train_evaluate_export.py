@@ -31,7 +31,7 @@ def run(request, store, tmp_path_factory):
 
 
 def test_the_run_folder_and_its_events(run):
-    assert {p.name for p in run.iterdir()} == {"recipe.yaml", "events.jsonl", "checkpoints", "ranks", "export"}
+    assert {p.name for p in run.iterdir()} == {"recipe.yaml", "events.jsonl", "checkpoints", "ranks", "export", "lock"}
     found = steps(run)
     assert list(found) == [1, 2, 3, 4, 5, 6]
     for event in found.values():
