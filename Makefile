@@ -62,7 +62,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest
 
 test-slow: $(READY)
-	$(VENV)/bin/python -m pytest -m slow -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)
 	$(VENV)/bin/python -m pytest -m long
