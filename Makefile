@@ -62,7 +62,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest
 
 test-slow: $(READY)
-	$(VENV)/bin/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -m slow
 
 test-long: $(READY)
 	$(VENV)/bin/python -m pytest -m long
