@@ -9,10 +9,11 @@ import time
 import pytest
 import torch
 
-from tests.launching import DEMO, ROOT, free_port, xstilts
+from tests.launching import DEMO, ROOT, xstilts
 from trainer.distributed import World, bind_gloo
 from trainer.errors import UserError
 from trainer.exits import Exit
+from trainer.launchers import free_port
 from trainer.network import interface_towards
 
 
@@ -58,6 +59,33 @@ def test_gpus_here_and_cpus_there_are_refused_before_they_wait_for_each_other(tm
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [Exit.ENVIRONMENT] * 2, said
     assert all("do not have the same devices, code and packages: device" in text for text in said)
+
+
+LATE = """
+import os, time
+from trainer.distributed import World, gather_by_store, open_store
+
+class Late:
+    def __init__(self, store):
+        self.store = store
+    def __getattr__(self, name):
+        if name == "multi_get":
+            time.sleep(1)
+        return getattr(self.store, name)
+
+world = World.from_environment()
+store = open_store(world)
+print(gather_by_store(store if world.first else Late(store), world, world.rank), flush=True)
+os._exit(0)
+"""
+
+
+def test_rank_0_does_not_take_the_store_along_before_all_have_read():
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
+    own = [{**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    words = [sys.executable, "-c", LATE]
+    ranks = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for environment in own]
+    assert [rank.communicate(timeout=120)[0] for rank in ranks] == ["[0, 1]\n"] * 2
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

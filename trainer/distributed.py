@@ -87,7 +87,12 @@ def gather_by_store(store: dist.Store | None, world: World, value: Any) -> list[
     if store is None:
         return [value]
     store.set(f"trainer/{world.rank}", json.dumps(value))
-    return [json.loads(text) for text in store.multi_get([f"trainer/{rank}" for rank in range(world.size)])]
+    found = [json.loads(text) for text in store.multi_get([f"trainer/{rank}" for rank in range(world.size)])]
+    if store.add("trainer/readers", 1) == world.size:
+        store.set("trainer/read", "")
+    if world.first:  # with which the store ends, perhaps at once, if what was found is wrong
+        store.wait(["trainer/read"])
+    return found
 
 
 def while_waiting() -> None:
