@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from trainer.events import read_events
+from trainer.launchers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "launch" / "recipes" / "demo.yaml"
@@ -40,16 +40,6 @@ def _start(command: list[str], env: dict[str, str]) -> subprocess.Popen:
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **env}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
-
-
-def free_port() -> int:
-    return next(port for port in random.sample(range(20000, 32000), 100) if _is_free(port))
-
-
-def _is_free(port: int) -> bool:
-    """Below the ephemeral ports, so that no other connection takes it before the launcher does."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> str:

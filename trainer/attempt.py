@@ -35,6 +35,12 @@ class End:
     step: int
 
 
+def stopped_by(number: int) -> tuple[Exit, str]:
+    """Exit code and cause where a signal has come while no rank was there that could save."""
+    code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.STOPPED
+    return code, f"stopped by {signal.Signals(number).name}"
+
+
 class Attempt:
     """A start of a run.
 
@@ -81,7 +87,7 @@ class Attempt:
         return self._end(self.running.wait(), told)
 
     def _pass_on(self, number: int, again: bool) -> None:
-        see_new_files(self.folder)
+        see_new_files(self.folder / "ranks")
         begun = bool(self._left("rank"))
         if again or not (begun or self.running.remote):
             self.running.kill()
@@ -91,7 +97,7 @@ class Attempt:
         self._not_taken, self._send_again = 0 if begun else number, time.monotonic() + AGAIN
 
     def _end(self, code: int, told: Sequence[int]) -> End:
-        see_new_files(self.folder)
+        see_new_files(self.folder / "ranks")
         events = self._events()[self._before :]
         step = next((event["step"] for event in reversed(events) if event["event"] in ("step", "resume")), 0)
         complete = any(event["event"] == "finish" for event in events)
@@ -99,9 +105,8 @@ class Attempt:
         if code == 0 and (complete or not (self.folder / "events.jsonl").is_file()):
             return End(Exit.DONE, "complete", step)
         if told and not self._left("rank"):
-            name = signal.Signals(told[0]).name
-            stopped = Exit.INTERRUPTED if told[0] == signal.SIGINT else Exit.STOPPED
-            return End(stopped, f"stopped by {name} before the run had begun", step)
+            code, cause = stopped_by(told[0])
+            return End(code, f"{cause} before the run had begun", step)
         return End(*why_it_ended(self.folder, code, self.name), step)
 
     def _left(self, kind: str) -> list[dict[str, Any]]:

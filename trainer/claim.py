@@ -18,7 +18,7 @@ from pathlib import Path
 from trainer import distributed
 from trainer.errors import UserError
 from trainer.exits import Exit, RunError
-from trainer.watch.ranks import ATTEMPT
+from trainer.watch.ranks import ATTEMPT, see_new_files
 
 FILE, LAUNCH_FILE = "lock", "launch.lock"
 PATIENCE = 30.0  # seconds: a run that is started again at once may find its killed process not yet gone
@@ -120,7 +120,5 @@ def _sees(run: Path, text: str) -> bool:
     with contextlib.suppress(OSError):
         if (run / FILE).read_text() == text:
             return True
-        probe = run / f".{socket.gethostname()}.{os.getpid()}"  # a change of its own has this host list it anew
-        probe.touch()
-        probe.unlink()
+    see_new_files(run)
     return False

@@ -108,10 +108,8 @@ class Launcher:
             words += ["--hostfile", str(self.hostfile), "--include", "@".join(included)]
             words += ["--force_multi", "--no_ssh_check"]
             hosts.check_meeting_place(environ, len(self.hosts))
-            address, port = (
-                environ.get("MASTER_ADDR") or hosts.default_address(self.hosts[0]),
-                environ.get("MASTER_PORT"),
-            )
+            address = environ.get("MASTER_ADDR") or hosts.default_address(self.hosts[0])
+            port = environ.get("MASTER_PORT")
             if address and not _has(words, "--master_addr"):
                 words += ["--master_addr", address]
             arguments = [hosts.remote_word(word) for word in arguments]

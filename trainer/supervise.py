@@ -7,7 +7,6 @@ the run folder (trainer.watch.ranks).
 from __future__ import annotations
 
 import shlex
-import signal
 import socket
 import subprocess
 import time
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.attempt import LOOK, Attempt, End
+from trainer.attempt import LOOK, Attempt, End, stopped_by
 from trainer.exits import TRANSIENT, Exit, RunError
 from trainer.hosts import AT_ONCE, CONNECT_SECONDS, ssh_command
 from trainer.running import Running, signals_taken
@@ -127,9 +126,8 @@ class Supervisor:
 
     def _check_told(self) -> None:
         if self.told:
-            name = signal.Signals(self.told[0]).name
-            code = Exit.INTERRUPTED if self.told[0] == signal.SIGINT else Exit.STOPPED
-            raise RunError(code, f"stopped by {name}, when the run was down", fix="the same command again")
+            code, cause = stopped_by(self.told[0])
+            raise RunError(code, f"{cause}, when the run was down", fix="the same command again")
 
     def _sleep(self, seconds: float) -> None:
         """Until a signal comes."""

@@ -85,10 +85,10 @@ def read_all(folder: Path, kind: str, attempt: str | None = None) -> list[dict[s
     return sorted(found, key=lambda entry: entry["rank"])
 
 
-def see_new_files(run: Path) -> None:
+def see_new_files(folder: Path) -> None:
     """A network file system may show a listing that is a minute old, until this machine changes the folder itself."""
     with contextlib.suppress(OSError):
-        probe = run / "ranks" / f".{socket.gethostname()}.{os.getpid()}"
+        probe = folder / f".{socket.gethostname()}.{os.getpid()}"
         probe.touch()
         probe.unlink()
 
