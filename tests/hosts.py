@@ -134,10 +134,11 @@ class Hosts:
             out, error = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             # All that it started, on other hosts too: what lives on would keep the pipes open.
-            for each in [*psutil.Process(process.pid).children(), *itertools.chain(*map(self.processes, self.names))]:
-                with contextlib.suppress(psutil.Error):
-                    if each.name() != "sshd":
+            while started := [*psutil.Process(process.pid).children(), *self._running()]:
+                for each in started:
+                    with contextlib.suppress(psutil.Error):
                         each.kill()
+                time.sleep(0.05)  # until the killed are gone, and what they were about to start
             out, error = process.communicate(timeout=30)
             raise AssertionError(
                 f"{command} on {host} took more than {timeout} s:\n{out[-2000:]}{error[-2000:]}"
@@ -156,6 +157,15 @@ class Hosts:
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
                 if os.readlink(f"/proc/{process.pid}/ns/pid") == space and process != self._inits[host]:
+                    found.append(process)
+        return found
+
+    def _running(self) -> list[psutil.Process]:
+        """What runs on any host, but for sshd."""
+        found = []
+        for process in itertools.chain(*map(self.processes, self.names)):
+            with contextlib.suppress(psutil.Error):
+                if process.name() != "sshd":
                     found.append(process)
         return found
 
