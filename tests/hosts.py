@@ -134,7 +134,10 @@ class Hosts:
             out, error = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             # All that it started, on other hosts too: what lives on would keep the pipes open.
-            while started := [*psutil.Process(process.pid).children(), *self._running()]:
+            deadline = time.monotonic() + 30
+            while (
+                started := [*psutil.Process(process.pid).children(), *self._running()]
+            ) and time.monotonic() < deadline:
                 for each in started:
                     with contextlib.suppress(psutil.Error):
                         each.kill()
