@@ -28,12 +28,18 @@ class Workers:
         self._numbers = itertools.count()
         context, path = multiprocessing.get_context("spawn"), Path(self._folder.name) / "function"
         path.write_bytes(pickle.dumps(function))
+        self._others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(count, context, _start, (path,))
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type | None, *_) -> None:
+        if error:
+            # A pool that breaks ends the processes it knows of, then waits for all: one that was just starting would
+            # wait for work, and the pool for it, for ever.
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.kill()
         self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
 
