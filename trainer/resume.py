@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainer import checkpoint, distributed
+from trainer import afresh, checkpoint, distributed
 from trainer.config import RunConfig
 from trainer.data.prepare import tokenizer_fingerprint
 from trainer.errors import UserError
@@ -78,9 +78,11 @@ def continue_run(session: Session) -> str | None:
     run = config.run_folder
     distributed.on_first(lambda: checkpoint.sweep(run))
     if not config.checkpoint.resume:
-        if aside := distributed.on_first(lambda: checkpoint.set_aside(run)):
-            events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
-        return None
+        if distributed.on_first(lambda: afresh.is_due(run)):
+            if aside := distributed.on_first(lambda: afresh.begin(run)):
+                events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
+            return None
+        events.emit("warning", message="checkpoint.resume=false was obeyed at the first start, and this is another")
     folder = checkpoint.newest_good(run, lambda text: events.emit("warning", message=text), world)
     if folder is None:
         return None
