@@ -2,6 +2,7 @@
 
 checkpoints/
     latest                  the name of the newest one, for people and scripts; nothing here relies on it
+    afresh                  where `checkpoint.resume=false` was obeyed: by which start; see `afresh`
     step-N/
         manifest.json       size and xxh3 checksum of every file below
         state.json          step, position in the data, what the run was: plain JSON
