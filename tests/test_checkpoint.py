@@ -94,6 +94,25 @@ def test_of_good_ones_none_goes_for_a_damaged_later_one(run):
     assert names(folder) == ["step-30", "step-35"]
 
 
+def test_one_that_a_user_has_renamed_is_left_alone(run):
+    folder, make = run
+    make(10, 20, 30)
+    (folder / "checkpoints" / "step-10").rename(folder / "checkpoints" / "step-10-keep")
+    checkpoint.prune(folder, newest=30, keep=1, best=None)
+    assert names(folder) == ["step-10-keep", "step-30"]
+    assert checkpoint.newest_good(folder, pytest.fail).name == "step-30"
+
+
+@pytest.mark.parametrize("files", [{"weights": {"size": 1000, "sha256": "0"}}, {"weights": 1000}, ["weights"]])
+def test_a_manifest_of_another_kind_is_damage(run, files):
+    folder, make = run
+    make(1, 2)
+    (folder / "checkpoints/step-2/manifest.json").write_text(json.dumps({"files": files}))
+    said = []
+    assert checkpoint.newest_good(folder, said.append).name == "step-1"
+    assert "step-2 is damaged and passed over" in said[0]
+
+
 def test_one_that_is_being_read_stays(run):
     folder, make = run
     make(10, 20, 30)

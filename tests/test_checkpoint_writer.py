@@ -114,6 +114,18 @@ def test_a_failed_write_reaches_the_caller_and_leaves_the_one_before(writer, tmp
     assert left(tmp_path) == {"step-1", "step-3", "latest"}
 
 
+def test_an_error_after_it_is_complete_is_a_warning(writer, tmp_path, happened, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("trainer.checkpoint_writer.prune", fails)
+    save(writer, 1, numbers)
+    writer.finish()
+    assert [event["event"] for event in happened] == ["warning", "checkpoint"]
+    assert "step-1 is complete, but" in happened[0]["message"] and "Stale file handle" in happened[0]["message"]
+    assert checkpoint.newest_good(tmp_path, pytest.fail).name == "step-1"
+
+
 def test_an_error_that_is_no_disk_is_no_disk(writer):
     save(writer, 1, lambda file: torch.save(lambda: None, file))
     with pytest.raises(RunError) as error:

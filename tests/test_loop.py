@@ -1,5 +1,6 @@
 """Step reports, the learning rate and the factors of losses, without a model."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import TrainSection
+from trainer import loop
+from trainer.config import TrainSection, load_recipe
+from trainer.data.loader import Step
 from trainer.data.packing import Pack, StepPlan
-from trainer.events import Events
-from trainer.loop import StepReport, _note_best, learning_rate, loss_factors
+from trainer.events import Events, JsonLines
+from trainer.exits import RunError
+from trainer.loop import StepReport, _note_best, learning_rate, loss_factors, train
 from trainer.tasks.intermediate import MNLI
 from trainer.tasks.mlm import MLM
 from trainer.tasks.spec import Task
@@ -85,10 +89,69 @@ def test_the_best_evaluation_counts_the_languages_of_a_task_as_one_task():
     tasks = {task.name: task for task in (MNLI, MLM, MLM.in_language("de"), MLM.in_language("fr"))}
     run = SimpleNamespace(tasks=tasks, best={})
 
-    def noted(step: int, mnli: float, *mlm: float) -> bool:
+    def best(step: int, mnli: float, *mlm: float) -> dict:
         values = dict(zip(tasks, (mnli, *mlm), strict=True))
-        return _note_best(run, step, {name: {"accuracy": value, "perplexity": 1.0} for name, value in values.items()})
+        _note_best(run, step, {name: {"accuracy": value, "perplexity": 1.0} for name, value in values.items()})
+        return run.best
 
-    assert noted(1, 60.0, 10.0, 20.0, 30.0) and run.best == {"score": 40.0, "step": 1}  # of 60 and 20
-    assert not noted(2, 50.0, 18.0, 25.0, 32.0), "37.5, although the plain mean of the four is higher"
-    assert noted(3, 61.0, 10.0, 20.0, 30.0) and run.best["step"] == 3
+    assert best(1, 60.0, 10.0, 20.0, 30.0) == {"score": 40.0, "step": 1}  # of 60 and 20
+    assert best(2, 50.0, 18.0, 25.0, 32.0)["step"] == 1, "37.5, although the plain mean of the four is higher"
+    assert best(3, 61.0, 10.0, 20.0, 30.0)["step"] == 3
+
+
+@pytest.fixture
+def steps_of(tmp_path, monkeypatch):
+    """What a run of six steps does between them, evaluated at every other one and stopped after step `stop`."""
+    did, events = [], JsonLines(tmp_path / "run/events.jsonl")
+    data = Step(StepPlan((Pack(np.array([0]), np.array([1]), 90),), 100, {}), [SimpleNamespace(to=lambda device: None)])
+    monkeypatch.setattr(loop, "_save", lambda run, step, plan: did.append(f"save {step}") or f"step-{step}")
+
+    def evaluate(run, step):
+        did.append(f"evaluate {step}")
+        scores = {"mnli": {"accuracy": 9.0 - step}}
+        run.events.emit("evaluation", step=step, scores=scores)
+        return scores
+
+    monkeypatch.setattr(loop, "_evaluate", evaluate)
+
+    def start(first: int, stop: int = 0) -> SimpleNamespace:
+        did.clear()
+        overrides = ["train.steps=6", "tasks=[mnli]", "evaluation.every_steps=2", f"run.folder={tmp_path}"]
+        run = session("cpu", did)
+        vars(run).update(
+            config=load_recipe(None, overrides), prepared={"mnli": None}, tasks={"mnli": MNLI}, tokenizer="",
+            loader=lambda: itertools.repeat(data), best={}, examples={"mnli": 0}, decay=1.0, did=did,
+            first_step=first, total_steps=6, events=Events([events]),
+            checkpoints=SimpleNamespace(poll=lambda: None, finish=lambda: did.append("saved")),
+        )  # fmt: skip
+        vars(run.engine).update(
+            skipped_steps=lambda: 0, forward_seconds=0.0, step=lambda rate: 1.0, micro_step=lambda *_: torch.ones(1)
+        )
+        run.watch = SimpleNamespace(
+            stopping=None, timed=zip, extras=lambda seconds: torch.zeros(1),
+            read=lambda step, *_: setattr(run.watch, "stopping", "SIGTERM" if step == stop else None),
+        )  # fmt: skip
+        return run
+
+    return start
+
+
+@pytest.mark.parametrize("stop", [4, 6])
+def test_a_step_is_saved_before_it_is_evaluated_and_a_signal_comes_before_that(steps_of, stop):
+    run = steps_of(1)
+    train(run)
+    assert run.did[:-1] == ["save 2", "evaluate 2", "save 4", "evaluate 4", "save 6", "saved", "evaluate 6"]
+    run = steps_of(1, stop)
+    with pytest.raises(RunError, match=f"stopped by SIGTERM, after saving step-{stop}"):
+        train(run)
+    assert run.did[-2:] == [f"save {stop}", "saved"]
+
+
+def test_the_best_is_known_after_a_stop_before_or_after_its_evaluation(steps_of):
+    with pytest.raises(RunError):
+        train(steps_of(1, stop=2))
+    for first in ("evaluate 2", "save 3"):  # it had been ended before that evaluation, then after it
+        run = steps_of(3, stop=3)
+        with pytest.raises(RunError):
+            train(run)
+        assert run.did[0] == first and run.best == {"score": 7.0, "step": 2}

@@ -1,15 +1,21 @@
 """What counts as a change under a run that is continued."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from trainer import resume
 from trainer.config import load_recipe
+from trainer.engine import read_config
+from trainer.errors import UserError
 from trainer.resume import TOKENIZER, changes, version_changes
 from trainer.watch import alike
 
 
 def identity(*overrides: str) -> dict:
-    recipe = resume._flat(load_recipe(None, ["train.steps=5", *overrides]))
+    config = load_recipe(None, ["train.steps=5", *overrides])
+    recipe = resume._flat(config) | resume.engine_settings(config)
     return {**recipe, TOKENIZER: "a", "prepared data of mnli": "x"}
 
 
@@ -41,3 +47,32 @@ def test_other_versions_are_told():
     now = alike.versions()
     assert version_changes(now) == [] and {"torch", "deepspeed", "xstilts"} <= now.keys()
     assert version_changes({**now, "torch": "1.0"}) == [f"torch 1.0 (now {now['torch']})"]
+
+
+def test_the_engine_s_file_is_compared_by_what_it_says(tmp_path):
+    def says(**settings) -> dict:
+        (tmp_path / "a.json").write_text(json.dumps({**read_config("ds_configs/zero2.json"), **settings}))
+        return identity(f"engine.config={tmp_path / 'a.json'}")
+
+    was = identity("engine.config=ds_configs/zero2.json")
+    assert changes(was, says()) == [], "the same in another file"
+    faster = {"stage": 2, "overlap_comm": False, "reduce_bucket_size": 9}
+    assert changes(was, says(zero_optimization=faster, steps_per_print=9, gradient_clipping="auto")) == []
+    assert changes(was, says(prescale_gradients=True)) == ["prescale_gradients in engine.config"]
+    assert changes(was, says(fp16={"enabled": False, "loss_scale": 8})) == ["fp16.loss_scale in engine.config"]
+    stage = changes(was, identity("engine.config=ds_configs/zero3.json"))
+    assert stage == ["zero_optimization.stage in engine.config"]
+    earlier = {key: value for key, value in was.items() if "engine.config" not in key}
+    assert changes({**earlier, "engine.config": "gone.json"}, was) == []
+
+
+@pytest.mark.parametrize("change", ["tasks=[qqp,mnli]", "train.packs_per_step=2", "train.pack_tokens=99"])
+def test_what_decides_the_examples_of_a_step_is_never_accepted(change):
+    was, config = identity("tasks=[mnli,qqp]"), load_recipe(None, ["train.steps=5", "checkpoint.accept_changes=true"])
+    session = SimpleNamespace(config=config, identity=identity("tasks=[mnli,qqp]", change))
+    resume._check_identity(session, {"identity": was}, "step-1")
+    with pytest.raises(UserError, match="cannot be continued with another") as error:
+        resume._check_order(session, {"identity": was}, "step-1")
+    assert change.partition("=")[0] in error.value.what and "run.name" in error.value.fix
+    session.identity = identity("tasks=[mnli,qqp]", "train.learning_rate=1.0")
+    resume._check_order(session, {"identity": was}, "step-1")

@@ -77,6 +77,7 @@ got = []
 signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
 run, plans = Path(sys.argv[1]), sys.argv[2].split(",")
 name = os.environ["XSTILTS_ATTEMPT"]
+open(run / "names", "a").write(name + " ")
 steps, how = plans[int(name.split("-")[0]) - 1].split(":")
 (run / "ranks").mkdir(parents=True, exist_ok=True)
 state = {"rank": 0, "host": os.uname().nodename, "pid": os.getpid(), "attempt": name}
@@ -127,6 +128,7 @@ def test_a_killed_run_is_started_until_it_is_complete(tmp_path):
     supervisor = supervised(tmp_path, "2:kill,3:24,1:0")
     supervisor.run()
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6] and supervisor.attempt == 3
+    assert (tmp_path / "names").read_text().split() == [f"{n}-{supervisor.token}" for n in (1, 2, 3)]
     ended = [text for text in supervisor.said if " ended at " in text]
     name = socket.gethostname()
     assert ended[0].endswith(f"step 2 with 24: rank 0 on {name} ended without a word: killed, or its host is gone")
@@ -254,12 +256,14 @@ def test_an_error_of_the_supervisor_itself_leaves_no_run_behind(tmp_path):
     assert running[0].process.returncode == -signal.SIGKILL
 
 
-def test_leftovers_of_an_attempt_are_killed_and_strangers_are_not(tmp_path):
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    ours, stranger = subprocess.Popen([*sleep, "trainer"]), subprocess.Popen(sleep)
+def test_leftovers_of_an_attempt_are_killed_and_another_run_s_process_is_not(tmp_path):
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)", "trainer"]
+    ours, stranger = (
+        subprocess.Popen(sleep, env={**os.environ, "XSTILTS_ATTEMPT": name}) for name in ("3-ab12", "13-ab12")
+    )
     (tmp_path / "ranks").mkdir()
     for rank, process in enumerate((ours, stranger)):
-        state = {"rank": rank, "host": socket.gethostname(), "pid": process.pid}
+        state = {"rank": rank, "host": socket.gethostname(), "pid": process.pid, "attempt": "3-ab12"}
         (tmp_path / f"ranks/rank-{rank}.json").write_text(json.dumps(state))
     time.sleep(0.3)
     try:

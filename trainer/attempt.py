@@ -22,6 +22,10 @@ AGAIN = 3.0  # seconds after which a signal is repeated that perhaps came before
 Start = Callable[[Mapping[str, str]], Running]  # starts the run, with these variables besides its own
 
 
+def new_token() -> str:
+    return secrets.token_hex(4)
+
+
 @dataclass(frozen=True)
 class End:
     """How an attempt ended: exit code, cause in one line, and its own last step (0: it took none and resumed at none).
@@ -49,11 +53,12 @@ class Attempt:
         start: see `Start`.
         say: takes a line for the user.
         number: of the start, from 1.
+        token: of what starts it, the same in all of its starts; random.
     """
 
-    def __init__(self, run: Path, start: Start, say: Callable[[str], None], number: int = 1):
+    def __init__(self, run: Path, start: Start, say: Callable[[str], None], number: int = 1, token: str | None = None):
         self.folder, self.say = run, say
-        self.name = f"{number}-{secrets.token_hex(4)}"  # files of a process that another attempt left behind differ
+        self.name = f"{number}-{token or new_token()}"  # files of a process that another attempt left behind differ
         clear(run)
         self._before = len(self._events())
         self._not_taken, self._send_again = 0, 0.0  # a signal that perhaps no rank has got, and when to repeat it

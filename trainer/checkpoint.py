@@ -2,6 +2,7 @@
 
 checkpoints/
     latest                  the name of the newest one, for people and scripts; nothing here relies on it
+    afresh                  where `checkpoint.resume=false` was obeyed: by which start; see `afresh`
     step-N/
         manifest.json       size and xxh3 checksum of every file below
         state.json          step, position in the data, what the run was: plain JSON
@@ -19,6 +20,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,8 +41,9 @@ class CorruptCheckpoint(Exception):
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [p for p in (run / "checkpoints").glob("step-*") if (p / "manifest.json").is_file()]
+    """Complete checkpoints of a run, oldest first. One that a user has renamed, to step-9-keep say, is theirs."""
+    named = (p for p in (run / "checkpoints").glob("step-*") if re.fullmatch("step-[0-9]+", p.name))
+    found = [p for p in named if (p / "manifest.json").is_file()]
     return sorted(found, key=step_of)
 
 
@@ -91,6 +94,8 @@ def verify(folder: Path, share: int = 0, shares: int = 1) -> None:
     try:
         with held(folder):
             for number, (file, expected) in enumerate(_sized(folder)):
+                if "xxh3" not in expected:
+                    raise CorruptCheckpoint(f"{folder}/manifest.json has no xxh3 checksum of {file.name}")
                 if number % shares == share and _checksum(file) != expected["xxh3"]:
                     raise CorruptCheckpoint(f"{file} has changed since it was written (checksum)")
     except OSError as error:
@@ -205,7 +210,7 @@ def _sized(folder: Path) -> Iterator[tuple[Path, dict]]:
             if size != expected["size"]:
                 raise CorruptCheckpoint(f"{file} has {size:,} bytes instead of {expected['size']:,}")
             yield file, expected
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpoint(f"{folder}: {error}") from None
 
 

@@ -103,6 +103,8 @@ class CheckpointWriter:
             self._fail()
         if not unfinished:
             job, self._job = self._job, None
+            if job.warning:
+                self.events.emit("warning", message=job.warning)
             self.events.emit(
                 "checkpoint",
                 step=job.step,
@@ -147,6 +149,7 @@ class _Job:
 
     Attributes:
         problem: exit code and cause, once it has failed; bytes: of all ranks, on rank 0, once it is complete.
+        warning: what went wrong after that.
         began, ended, waited, stalled: when it was taken and was complete; seconds that training waited for the one
             before, and for this one (None: for all of it).
     """
@@ -159,6 +162,7 @@ class _Job:
         self.state, self.world, self.after = state, world, after
         self.step = int(final.name.removeprefix("step-"))
         self.problem: tuple[Exit, str] | None = None
+        self.warning = ""
         self.abandoned = threading.Event()
         self.began = self.ended = self.waited = 0.0
         self.stalled: float | None = None
@@ -225,9 +229,12 @@ class _Job:
             os.replace(self.final, self.final.with_name(f".{self.final.name}.damaged.partial"))
         os.replace(self.partial, self.final)
         sync(self.final.parent)
-        self._point_latest()
         self.bytes = sum(entry["size"] for entry in entries.values())
-        prune(self.final.parent.parent, self.step, **self.after)
+        try:
+            self._point_latest()
+            prune(self.final.parent.parent, self.step, **self.after)
+        except OSError as error:  # this one is whole, and the next one's turn comes
+            self.warning = f"checkpoint {self.final} is complete, but old ones were not deleted: {error}"
 
     def _entries_of_all(self) -> dict[str, Any]:
         """What every rank has written, as their rank-N.json say, which then go.

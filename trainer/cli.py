@@ -253,7 +253,7 @@ def evaluate(arguments) -> None:
     for option in ("languages", "layer", "pooling", "out"):
         if getattr(arguments, option) is not None:
             raise UserError(f"--{option} belongs to --tasks", fix="e.g. --tasks xnli,panx,tatoeba")
-    model = restore.open_model(arguments.model, arguments.overrides)
+    model = restore.open_model(arguments.model, arguments.overrides, say=_say)
     scores = restore.evaluate(model)
     if model.world.first:
         headline = {name: item.task.metric for name, item in model.prepared.items()}
@@ -269,7 +269,7 @@ def _evaluate_on_targets(arguments) -> None:
     from trainer.ui.tables import group_table, layer_table, target_table
 
     out = arguments.out or default_out(arguments.model)
-    run = open_for_targets(arguments.model, arguments.tasks, arguments.overrides, arguments.languages, out)
+    run = open_for_targets(arguments.model, arguments.tasks, arguments.overrides, arguments.languages, out, _say)
     with EvaluationProgress(_console()) as progress:
         sweep = run.sweep(arguments.pooling, progress) if arguments.layer == "all" else None
         results = run.evaluate(arguments.layer, arguments.pooling, progress) if sweep is None else {}
@@ -303,7 +303,7 @@ def score(arguments) -> None:
 def export(arguments) -> None:
     from trainer import restore
 
-    out, difference = restore.export_run(arguments.folder, arguments.out, arguments.overrides)
+    out, difference = restore.export_run(arguments.folder, arguments.out, arguments.overrides, _say)
     near = f"its hidden states are the live model's to {difference:.1e} of their norm"
     _say(f"exported {arguments.folder} to {out}: {near}")
 

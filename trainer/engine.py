@@ -96,18 +96,7 @@ def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, A
             why="DeepSpeed accumulates gradients in fp16 there, which overflows where stages 1-3 do not",
             fix="engine.config=ds_configs/zero1.json, or engine.dtype=bf16",
         )
-    derived = {
-        "train_micro_batch_size_per_gpu": 1,  # one pack
-        "gradient_accumulation_steps": config.train.packs_per_step // world_size,
-        "train_batch_size": config.train.packs_per_step,
-        "gradient_clipping": config.train.clip,
-        # In every other case DeepSpeed drops a step whose gradient is not finite without being told to.
-        "bf16": {"enabled": dtype == "bf16", "check_grad_overflow": True},
-        "fp16": {"enabled": dtype == "fp16"},
-        # Stage 0 can only accumulate in the parameters' dtype; elsewhere fp32, which loses nothing over many packs.
-        "data_types": {"grad_accum_dtype": dtype if stage == 0 else "fp32"},
-    }
-    for key, value in derived.items():
+    for key, value in derived_settings(config, world_size, dtype, stage).items():
         given = settings.get(key, value)
         for part in value if isinstance(value, dict) else [None]:
             want, have = (value, given) if part is None else (value[part], given.get(part, value[part]))
@@ -128,6 +117,21 @@ def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, A
     if offload:
         settings["zero_force_ds_cpu_optimizer"] = True
     return settings
+
+
+def derived_settings(config: RunConfig, world_size: int, dtype: str, stage: int) -> dict[str, Any]:
+    """What the recipe decides of a DeepSpeed configuration."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # one pack
+        "gradient_accumulation_steps": config.train.packs_per_step // world_size,
+        "train_batch_size": config.train.packs_per_step,
+        "gradient_clipping": config.train.clip,
+        # In every other case DeepSpeed drops a step whose gradient is not finite without being told to.
+        "bf16": {"enabled": dtype == "bf16", "check_grad_overflow": True},
+        "fp16": {"enabled": dtype == "fp16"},
+        # Stage 0 can only accumulate in the parameters' dtype; elsewhere fp32, which loses nothing over many packs.
+        "data_types": {"grad_accum_dtype": dtype if stage == 0 else "fp32"},
+    }
 
 
 def start(seconds: int = 1800) -> World:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def write_export(
     """
     if out.exists() and not (out / "heads.json").is_file() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not an export", fix="choose another folder, or delete it first")
-    temporary = out.with_name(f".{out.name}.partial")
+    temporary, before = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.before")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -106,8 +106,9 @@ def write_export(
                 why=f"at most {TOLERANCE[dtype]:.2%} is rounding in {dtype}; the export was not kept",
                 fix="report this with the run's recipe.yaml",
             )
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(temporary, out)
+        for path in [*temporary.rglob("*"), temporary]:
+            checkpoint.sync(path)
+        _swap(temporary, out, before)
     except OSError as error:
         raise UserError(
             f"cannot write the export {out}", why=str(error), fix="free some space, or choose another folder"
@@ -115,6 +116,21 @@ def write_export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return difference
+
+
+def _swap(new: Path, out: Path, before: Path) -> None:
+    """Put a folder in the place of another one, which is whole or gone at any moment."""
+    shutil.rmtree(before, ignore_errors=True)
+    if out.exists():
+        os.replace(out, before)
+    try:
+        os.replace(new, out)
+    except OSError:
+        if before.exists():
+            os.replace(before, out)
+        raise
+    checkpoint.sync(out.parent)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def compare_with_probe(folder: Path, probe: Probe) -> float:
@@ -179,15 +195,19 @@ The task heads lie in `heads.safetensors` (described by `heads.json`); Hugging F
 """
 
 
-def newest_checkpoint(run: Path) -> Path:
+def newest_checkpoint(run: Path, say: Callable[[str], None]) -> Path:
     """The newest undamaged checkpoint of a run.
+
+    Args:
+        say: told which it is, and which damaged ones are passed over, a line each.
 
     Raises:
         UserError: the folder is no run, or has no usable checkpoint.
     """
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} is not a run folder: it has no recipe.yaml", fix="ls runs/")
-    folder = checkpoint.newest_good(run, lambda text: None)
+    folder = checkpoint.newest_good(run, lambda text: say(f"warning: {text}"))
     if folder is None:
         raise UserError(f"run {run} has no checkpoint yet", fix=f"train it first: xstilts train {run / 'recipe.yaml'}")
+    say(f"checkpoint: {folder}")
     return folder

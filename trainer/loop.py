@@ -18,6 +18,7 @@ from trainer.config import TrainSection
 from trainer.data.mixture import variants_of
 from trainer.data.packing import StepPlan
 from trainer.evaluation.dev import Scores, evaluate_dev
+from trainer.events import read_events
 from trainer.export import probe_bytes, probe_hidden_states
 from trainer.model.fused import compiled_graphs
 from trainer.model.vocabulary import KEPT_ROWS, kept_rows, write_kept_rows
@@ -30,11 +31,12 @@ PROGRESS_SECONDS = 10.0  # between signs of life of a long evaluation
 
 
 def train(session: Session) -> Scores:
-    """Run every step that is left, evaluate, checkpoint; the scores at the end, on every rank."""
+    """Run every step that is left, checkpoint, evaluate; the scores at the end, on every rank."""
     config, engine, world = session.config, session.engine, session.world
     tasks, report = session.tasks, StepReport(session)
     saved_at, scores, skipped = time.monotonic(), None, engine.skipped_steps()
     watch, steps = session.watch, range(session.first_step, session.total_steps + 1)
+    _note_evaluation_before(session)
     for step, data in watch.timed(steps, session.loader()):
         began, plan = time.monotonic(), data.plan
         counts = plan.task_counts(len(tasks))
@@ -52,19 +54,20 @@ def train(session: Session) -> Scores:
         report.add(step, plan, distributed.sum_over_ranks(news), factors, rate, norm, began)
         session.checkpoints.poll()
 
-        last, improved = step == session.total_steps, False
-        if _due(config.evaluation.every_steps, step, last):
-            report.flush()
-            scores = _evaluate(session, step)
-            improved = _note_best(session, step, scores)
-        due = _due(config.checkpoint.every_steps, step, last) or _time_is_up(session, saved_at)
-        if due or improved or watch.stopping:
-            report.flush()
+        last = step == session.total_steps
+        evaluates = _due(config.evaluation.every_steps, step, last)
+        due = evaluates or _due(config.checkpoint.every_steps, step, last) or _time_is_up(session, saved_at)
+        if due or watch.stopping:
+            report.flush()  # which may be what tells of a signal
             folder = _save(session, step, plan)
             saved_at = time.monotonic()
-            if watch.stopping and not last:
+            if watch.stopping or last:
                 session.checkpoints.finish()
+            if watch.stopping:
                 raise told_to_stop(watch.stopping, folder)
+        if evaluates:  # last: it may take long, and its step is safe now
+            scores = _evaluate(session, step)
+            _note_best(session, step, scores)
     session.checkpoints.finish()
     return scores or _evaluate(session, session.total_steps)
 
@@ -172,16 +175,33 @@ def _evaluate(session: Session, step: int) -> Scores:
     return scores
 
 
-def _note_best(session: Session, step: int, scores: Scores) -> bool:
-    """Whether the mean of the tasks' headline scores beats every earlier one; languages of a task count as one task."""
+def _note_best(session: Session, step: int, scores: Scores) -> None:
+    """Note a step as the best if the mean of the tasks' headline scores beats every earlier one; languages of a task
+    count as one task."""
     by_task: dict[str, list[float]] = {}
     for name, base in variants_of(session.tasks.values()).items():
         by_task.setdefault(base, []).append(scores[name][session.tasks[name].metric])
     mean = fmean(map(fmean, by_task.values()))
-    if session.best and mean <= session.best["score"]:
-        return False
-    session.best = {"score": mean, "step": step}
-    return True
+    if not session.best or mean > session.best["score"]:
+        session.best = {"score": mean, "step": step}
+
+
+def _note_evaluation_before(session: Session) -> None:
+    """Of the step that the run continues from: its checkpoint is taken before its evaluation, so does not know whether
+    it is the best. The run's events do; where the run was ended before or in that evaluation, it is made now."""
+    step = session.first_step - 1
+    if step in (0, session.total_steps) or not _due(session.config.evaluation.every_steps, step, False):
+        return
+    scores = distributed.on_first(lambda: scores_of(session.config.run_folder / "events.jsonl", step))
+    _note_best(session, step, scores or _evaluate(session, step))
+
+
+def scores_of(events: Path, step: int) -> Scores | None:
+    """The evaluation of a step since that step was last taken."""
+    for event in reversed(read_events(events)):
+        if event["event"] in ("evaluation", "step") and event["step"] == step:
+            return event.get("scores")
+    return None
 
 
 def _save(session: Session, step: int, plan: StepPlan) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trainer import engine
@@ -21,7 +22,7 @@ from trainer.evaluation.dev import Scores, evaluate_dev
 from trainer.events import read_events
 from trainer.export import load_probe, newest_checkpoint, write_export
 from trainer.model.build import build_model, plain_state
-from trainer.model.encoder import load_tokenizer
+from trainer.model.encoder import damaged_weights, load_tokenizer
 from trainer.model.multitask import MultiTaskModel
 from trainer.model.vocabulary import load_kept_rows
 from trainer.session import dev_collator, replace_section
@@ -57,15 +58,21 @@ class _NoStore:
         return np.empty(0, np.int32)
 
 
-def open_model(folder: Path, overrides: Sequence[str] = (), dev_data: bool = True) -> RestoredModel:
+def open_model(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    dev_data: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> RestoredModel:
     """The model of a run (its newest undamaged checkpoint) or of an export, every rank a whole copy.
 
     Args:
         dev_data: open the dev splits of its tasks, which `evaluate` needs. Without them an export can do without its
             training data; of a run, whose heads take their labels from it, it is looked for where the run left it.
+        say: told, on rank 0, which checkpoint of a run it is, and which damaged ones are passed over.
 
     Raises:
-        UserError: the folder is neither, the weights do not fit the recipe, or the data is not prepared.
+        UserError: the folder is neither, or damaged; the weights do not fit the recipe, or the data is not prepared.
     """
     if not is_ours(folder):
         raise UserError(
@@ -81,7 +88,8 @@ def open_model(folder: Path, overrides: Sequence[str] = (), dev_data: bool = Tru
         config = replace_section(config, "model", encoder=str(folder), tokenizer=None, init="pretrained")
         checkpoint = None
     else:
-        checkpoint = newest_checkpoint(folder)
+        first = World.from_environment().first
+        checkpoint = newest_checkpoint(folder, say if first else lambda text: None)
         kept = load_kept_rows(checkpoint)
         if kept is None:
             config = replace_section(config, "model", init="random")  # every weight comes from the checkpoint
@@ -98,7 +106,11 @@ def open_model(folder: Path, overrides: Sequence[str] = (), dev_data: bool = Tru
     model = build_model(config, prepared, tokenizer, world.device, dtype)[0]
     if exported:
         state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
-        state |= {f"heads.{name}": value for name, value in load_file(str(folder / "heads.safetensors")).items()}
+        try:
+            heads = load_file(str(folder / "heads.safetensors"))
+        except SafetensorError as error:
+            raise damaged_weights(folder / "heads.safetensors", error) from None
+        state |= {f"heads.{name}": value for name, value in heads.items()}
         if dev_data:
             _check_labels(folder, prepared)
     else:
@@ -116,15 +128,17 @@ def evaluate(restored: RestoredModel) -> Scores:
         return evaluate_dev(restored.ready(), restored.prepared, collator, restored.pack_tokens, restored.world)
 
 
-def export_run(run: Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Path, float]:
+def export_run(
+    run: Path, out: Path, overrides: Sequence[str] = (), say: Callable[[str], None] = lambda text: None
+) -> tuple[Path, float]:
     """Write a run's newest checkpoint as a plain Hugging Face folder, compared with what the live model computed.
 
     Raises:
         UserError: no run, no usable checkpoint, or the export does not give the live model's hidden states.
     """
     if not checkpoint_folders(run):
-        newest_checkpoint(run)  # says whether it is no run, or has saved nothing yet
-    restored = open_model(run, overrides)
+        newest_checkpoint(run, say)  # says whether it is no run, or has saved nothing yet
+    restored = open_model(run, overrides, say=say)
     events = read_events(run / "events.jsonl")
     step = step_of(restored.checkpoint)
     scores = [e["scores"] for e in events if e["event"] == "evaluation" and e["step"] == step]

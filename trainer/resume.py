@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from trainer import checkpoint, distributed
+from trainer import afresh, checkpoint, distributed, engine
 from trainer.config import RunConfig
 from trainer.data.prepare import tokenizer_fingerprint
 from trainer.errors import UserError
@@ -25,8 +26,22 @@ HARMLESS = (
     "data.workers",
     "data.prepare",
     "task_files",
+    "engine.config",  # a path; what the file says is compared
 )
+# What decides which examples a step has: the position in the data that a checkpoint holds is one of these.
+ORDER = ("tasks", "train.packs_per_step", "train.pack_tokens")
 TOKENIZER = "the tokenizer"
+SETTING = "{} in engine.config"
+# Sections and keys of the engine.config file that change how fast or where things are computed, not what.
+SPEED = ("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger",
+         "tensorboard", "wandb", "csv_monitor", "comet", "aio",
+         *(f"zero_optimization.{key}" for key in (
+             "overlap_comm", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "allgather_partitions",
+             "allgather_bucket_size", "round_robin_gradients", "sub_group_size", "offload_param",
+             "offload_optimizer.pin_memory", "offload_optimizer.buffer_count", "stage3_prefetch_bucket_size",
+             "stage3_param_persistence_threshold", "stage3_model_persistence_threshold", "stage3_max_live_parameters",
+             "stage3_max_reuse_distance", "stage3_gather_16bit_weights_on_model_save"))
+)  # fmt: skip
 
 
 def state_of(session: Session, step: int, planner: Any) -> dict[str, Any]:
@@ -53,11 +68,18 @@ def state_of(session: Session, step: int, planner: Any) -> dict[str, Any]:
 
 def run_identity(session: Session) -> dict[str, Any]:
     """What must not change under a run that is continued, flat, by recipe key."""
-    flat = _flat(session.config)
+    flat = _flat(session.config) | engine_settings(session.config)
     flat[TOKENIZER] = tokenizer_fingerprint(session.tokenizer)
     for name, item in session.prepared.items():
         flat[f"prepared data of {name}"] = item.train.manifest["fingerprint"]
     return flat
+
+
+def engine_settings(config: RunConfig) -> dict[str, Any]:
+    """What the engine.config file itself decides of a run's numbers, flat; the recipe decides the rest."""
+    given, decided = engine.read_config(config.engine.config), engine.derived_settings(config, 1, "fp32", 0)
+    left_out = (*SPEED, *_flatten(decided))
+    return {SETTING.format(key): value for key, value in _flatten(given).items() if not _below(key, left_out)}
 
 
 def parameter_layout(session: Session) -> dict[str, str]:
@@ -70,21 +92,24 @@ def continue_run(session: Session) -> str | None:
     """Restore the newest good checkpoint; the folder it was, or None for a new run. All ranks must call it.
 
     Raises:
-        UserError: the checkpoint belongs to another recipe, other data or another stage; or its files hold more than
-            numbers.
+        UserError: the checkpoint belongs to another recipe, other data, other steps or another stage; or its files hold
+            more than numbers.
         RunError: every checkpoint is damaged.
     """
     config, world, events = session.config, session.world, session.events
     run = config.run_folder
     distributed.on_first(lambda: checkpoint.sweep(run))
     if not config.checkpoint.resume:
-        if aside := distributed.on_first(lambda: checkpoint.set_aside(run)):
-            events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
-        return None
+        if distributed.on_first(lambda: afresh.is_due(run)):
+            if aside := distributed.on_first(lambda: afresh.begin(run)):
+                events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
+            return None
+        events.emit("warning", message="checkpoint.resume=false was obeyed at the first start, and this is another")
     folder = checkpoint.newest_good(run, lambda text: events.emit("warning", message=text), world)
     if folder is None:
         return None
     state = checkpoint.read_state(folder)
+    _check_order(session, state, folder)
     _check_layout(session, state, folder)
     _check_identity(session, state, folder)
     for text in version_changes(state.get("versions", {})):
@@ -106,6 +131,8 @@ def changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The keys of an identity that differ. A recipe key that an earlier version did not have stood at its default."""
     defaults = {key: value for key, value in {**_flat(RunConfig()), TOKENIZER: now[TOKENIZER]}.items() if key in now}
     saved = {**defaults, **saved}
+    if not any(key.endswith(SETTING.format("")) for key in saved):  # an earlier version compared the path alone
+        now = {key: value for key, value in now.items() if not key.endswith(SETTING.format(""))}
     return sorted(key for key in saved.keys() | now.keys() if _known(key) and saved.get(key) != now.get(key))
 
 
@@ -132,6 +159,18 @@ def _check_layout(session: Session, state: dict[str, Any], folder) -> None:
         )
 
 
+def _check_order(session: Session, state: dict[str, Any], folder) -> None:
+    then, now = state["identity"], session.identity
+    changed = [key for key in changes(then, now) if key in ORDER]
+    if changed:
+        values = "; ".join(f"{key}: {then.get(key)!r} -> {now.get(key)!r}" for key in changed)
+        raise UserError(
+            f"{folder} cannot be continued with another {', '.join(changed)}, whatever checkpoint.accept_changes says",
+            why=f"{values}: its place in the data is one among other steps, so examples would be repeated or left out",
+            fix="choose another run.name, or undo the change",
+        )
+
+
 def _check_identity(session: Session, state: dict[str, Any], folder) -> None:
     then, now = state["identity"], session.identity
     changed = changes(then, now)
@@ -145,18 +184,19 @@ def _check_identity(session: Session, state: dict[str, Any], folder) -> None:
 
 def _flat(config: RunConfig) -> dict[str, Any]:
     """A recipe's keys that matter, dotted, without sections."""
-    flat: dict[str, Any] = {}
+    return {key: value for key, value in _flatten(config.to_dict()).items() if _known(key)}
 
-    def flatten(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, below in value.items():
-                flatten(f"{prefix}.{key}" if prefix else key, below)
-        elif _known(prefix):
-            flat[prefix] = value
 
-    flatten("", config.to_dict())
-    return flat
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = [_flatten(below, f"{prefix}.{key}" if prefix else key) for key, below in value.items()]
+    return {key: below for part in parts for key, below in part.items()}
 
 
 def _known(key: str) -> bool:
-    return not any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)
+    return not _below(key, HARMLESS)
+
+
+def _below(key: str, sections: Iterable[str]) -> bool:
+    return any(key == section or key.startswith(section + ".") for section in sections)

@@ -147,7 +147,7 @@ def open_session(
     distributed.on_first(lambda: check_room(run, sum(p.numel() for p in model.parameters()), config.checkpoint.keep))
     live = Engine(model, config, world, dtype)
     events = _open_events(run, sinks(total_steps)) if world.first else Events([])
-    watch = Watch(config, world, events, list(prepared), dtype)
+    watch = Watch(config, world, events, prepared, dtype)
     watch.start()
     live.beat = watch.beat
     examples = dict.fromkeys(prepared, 0)

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.attempt import LOOK, Attempt, End, stopped_by
+from trainer.attempt import LOOK, Attempt, End, new_token, stopped_by
 from trainer.exits import TRANSIENT, Exit, RunError
 from trainer.hosts import AT_ONCE, CONNECT_SECONDS, ssh_command
 from trainer.running import Running, signals_taken
-from trainer.watch.ranks import read_all
+from trainer.watch.ranks import ATTEMPT, read_all
 
 LONGEST_WAIT = 60.0  # seconds between starts
 SAME_AGAIN = frozenset({Exit.BUG, Exit.HANG, Exit.MEMORY, Exit.NOT_FINITE})  # what the step itself may be the cause of
@@ -93,9 +93,9 @@ class Supervisor:
         self.folder, self.packs, self.start, self.hosts = run, packs, start, dict(hosts)
         self.patience, self.wait_for_hosts = patience, wait_for_hosts
         self.say = lambda text: say(f"supervisor: {text}")
-        self.attempt, self.told = 0, []
+        self.attempt, self.token, self.told = 0, new_token(), []
         self._names = {socket.gethostname(): ""}  # what a host calls itself -> what ssh calls it; "": this machine
-        self._left: set[tuple[str, int]] = set()  # processes that may live on: host, number
+        self._left: set[tuple[str, int, str]] = set()  # processes that may live on: host, number, their attempt
 
     def run(self) -> None:
         """Until the run is complete.
@@ -119,7 +119,8 @@ class Supervisor:
     def _attempt(self, hosts: Hosts) -> End:
         self.attempt += 1
         self._end_leftovers(hosts)
-        attempt = Attempt(self.folder, lambda own: self.start(hosts, own), self.say, self.attempt)
+        start = lambda own: self.start(hosts, own)  # noqa: E731
+        attempt = Attempt(self.folder, start, self.say, self.attempt, self.token)
         self.say(f"attempt {self.attempt}: {shlex.join(attempt.running.command)}")
         end = attempt.end(self.told)
         return end if end.code in set(Exit) else End(Exit.PEER, end.cause, end.step)
@@ -138,16 +139,19 @@ class Supervisor:
     def _end_leftovers(self, hosts: Hosts) -> None:
         """Kill what attempts before have left, say behind a cut link: two of a rank would write one checkpoint."""
         for state in read_all(self.folder / "ranks", "rank"):
-            self._left.add((state["host"], state["pid"]))
-        for name, pid in sorted(self._left):
+            if attempt := state.get("attempt"):
+                self._left.add((state["host"], int(state["pid"]), attempt))
+        for name, pid, attempt in sorted(self._left):
             host = self._names.get(name)
-            # The number may have gone to another program since.
-            command = ["sh", "-c", f"grep -q trainer /proc/{pid}/cmdline && kill -KILL {pid}"]
+            # The number may have gone to another program since, perhaps to another run's.
+            own = shlex.quote(f"{ATTEMPT}={attempt}")
+            is_it = f"tr '\\0' '\\n' < /proc/{pid}/environ | grep -qxF {own}"
+            command = ["sh", "-c", f"{is_it} && kill -KILL {pid}"]
             if host == "":
                 subprocess.run(command, stderr=subprocess.DEVNULL)
             elif host not in hosts or _over_ssh(host, command) is None:
                 continue  # until it answers
-            self._left.discard((name, pid))
+            self._left.discard((name, pid, attempt))
 
     def _hosts(self) -> Hosts:
         """The hosts of the next attempt: those that answer, once the others have had their time to come back."""

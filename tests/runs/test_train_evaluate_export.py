@@ -1,6 +1,7 @@
 """The contract: a run's folder, its events, evaluating it, exporting it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def test_evaluating_the_run_or_its_export_gives_the_scores_of_the_live_model(run
         capfd.readouterr()
         assert run_command(["evaluate", str(folder)]) == 0
         printed = capfd.readouterr().out
+        assert (f"checkpoint: {run / 'checkpoints/step-6'}\n" in printed) == (folder == run)
         for task, scores in expected.items():
             for value in scores.values():
                 assert f"{value:.2f}" in printed, (folder, task, scores)
@@ -80,6 +82,26 @@ def test_the_export_is_the_model(run, tmp_path, capfd):
     assert AutoTokenizer.from_pretrained(out)("A man sat.")["input_ids"][0] == 0
     card = (out / "README.md").read_text()
     assert all(task in card for task in NINE_TASKS) and "shows that the machine works" in card
+
+
+def test_damaged_weights_are_named(run, tmp_path, capfd):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    weights = next((copy / "checkpoints/step-6/engine/state").iterdir())
+    weights.write_bytes(weights.read_bytes()[:-9])
+    out = tmp_path / "out"
+    (out / "before").mkdir(parents=True)
+    (out / "heads.json").touch()
+    assert run_command(["export", str(copy), str(out)]) == 0
+    printed = capfd.readouterr().out
+    assert "warning: checkpoint" in printed and "step-6 is damaged and passed over" in printed
+    assert f"checkpoint: {copy / 'checkpoints/step-4'}\n" in printed
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out"] and not (out / "before").exists()
+    for name in ("heads.safetensors", "model.safetensors"):  # in that order: the encoder is opened first
+        (out / name).write_bytes((out / name).read_bytes()[:-9])
+        assert run_command(["evaluate", str(out)]) == 2
+        error = capfd.readouterr().err
+        assert "error: the weights in " in error and "are damaged" in error and "Traceback" not in error
 
 
 def test_the_verification_notices_a_changed_weight(run, tmp_path):

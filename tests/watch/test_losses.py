@@ -2,10 +2,18 @@
 
 import math
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from trainer.config import load_recipe
+from trainer.data.packing import Pack, StepPlan
+from trainer.distributed import World
+from trainer.events import Events
 from trainer.exits import Exit, RunError
+from trainer.watch import Watch
 from trainer.watch.losses import FP16_OVERFLOWS, LEAST, SkipWatch, SpikeWatch
 
 
@@ -64,3 +72,15 @@ def test_zero_flags_none_and_nan_is_left_out():
         watch.add(step, 1.0)
     assert watch.add(98, math.nan) is None
     assert watch.add(99, 5.0) is not None
+
+
+def test_examples_are_named_by_their_numbers_in_the_prepared_data(tmp_path):
+    """Not by those of units: a long example is several, and one that cannot be used is none."""
+    said, examples = [], {"mnli": [0, 1, 2, 3], "squad_v1": [0, 0, 4, 4, 7]}
+    prepared = {name: SimpleNamespace(train=SimpleNamespace(example=np.array(of))) for name, of in examples.items()}
+    config = load_recipe(None, ["train.steps=1", f"run.folder={tmp_path}"])
+    watch = Watch(config, World(0, 1, 0, 1, torch.device("cpu")), Events([said.append]), prepared, "fp32")
+    pack = Pack(np.array([1, 0, 1, 1]), np.array([3, 1, 2, 4]), 90)
+    losses = [torch.tensor([0.5, math.nan])]
+    watch.skipped(1, StepPlan((pack,), 100, {}), [SimpleNamespace(number=0)], losses)
+    assert "squad_v1 in pack 0 (examples 4, 7)" in said[0]["message"] and "mnli" not in said[0]["message"]

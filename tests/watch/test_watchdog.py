@@ -1,6 +1,7 @@
 """The watchdog: its limits, whom it blames, and a process that it ends."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import torch
 
 from trainer.distributed import World
 from trainer.exits import Exit
-from trainer.watch.ranks import RankFiles, clear, read_all, write_exit
+from trainer.watch.ranks import ATTEMPT, RankFiles, clear, read_all, write_exit
 from trainer.watch.watchdog import Watchdog, blame
 
 
@@ -77,12 +78,18 @@ import sys, time, torch
 from pathlib import Path
 from trainer.distributed import World
 from trainer.watch.ranks import RankFiles
-from trainer.watch.watchdog import Watchdog
+from trainer.watch import watchdog
 
 def in_a_collective():
     time.sleep(60)
 
-dog = Watchdog(RankFiles(Path(sys.argv[1]), World(0, 1, 0, 1, torch.device("cpu")), 1), 2.0, 0.4, 60.0)
+files = RankFiles(Path(sys.argv[1]), World(0, 1, 0, 1, torch.device("cpu")), 1)
+if sys.argv[3] == "disk hangs":
+    watchdog.FILES_SECONDS = 1.0
+    files.write_state = lambda **state: time.sleep(60)
+if sys.argv[3] == "folder lost":
+    files.folder.rmdir()
+dog = watchdog.Watchdog(files, 2.0, 0.4, 60.0)
 dog.start()
 for step in range(3):
     dog.beat("data", step)
@@ -93,18 +100,32 @@ in_a_collective()
 """
 
 
-def test_a_process_that_hangs_is_ended_with_its_stacks(tmp_path):
+def hangs(run, fault: str = "") -> tuple[str, str]:
+    """The last line that such a process says, and what comes before."""
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", HANGS, str(tmp_path), "0.01"], capture_output=True, text=True, timeout=50
-    )
+    command = [sys.executable, "-c", HANGS, str(run), "0.01", fault]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env={**os.environ, ATTEMPT: "1-ab12"})
     assert done.returncode == Exit.HANG, done.stderr
     assert time.monotonic() - began < 40
-    last = done.stderr.strip().splitlines()[-1]
+    before, _, last = done.stderr.strip().rpartition("\n")
     assert last.startswith("exit 23 (hang): rank 0 has been in update of step 2 for ")
-    assert "in_a_collective" in (tmp_path / "ranks/stacks-0.txt").read_text()
+    return last, before
+
+
+def test_a_process_that_hangs_is_ended_with_its_stacks(tmp_path):
+    last, before = hangs(tmp_path)
+    stacks = tmp_path / "ranks/stacks-0-1-ab12.txt"
+    assert "in_a_collective" in stacks.read_text() and not before and last.endswith(str(stacks))
     left = json.loads((tmp_path / "ranks/exit-0.json").read_text())
     assert left["code"] == 23 and left["cause"] in last
+    clear(tmp_path)
+    assert list((tmp_path / "ranks").iterdir()) == [stacks], "kept when the run is started again"
+
+
+@pytest.mark.parametrize("fault", ["disk hangs", "folder lost"])
+def test_a_disk_that_hangs_or_is_lost_keeps_the_watchdog_from_nothing(tmp_path, fault):
+    last, before = hangs(tmp_path, fault)
+    assert "so it is not known by whom" in last and "in_a_collective" in before
 
 
 @pytest.mark.parametrize("beats", [True, False])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ def open_for_targets(
     overrides: Sequence[str] = (),
     languages: Sequence[str] | None = None,
     out: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> TargetRun:
     """Check what is asked for, join the ranks and open the model.
 
@@ -114,6 +115,7 @@ def open_for_targets(
         overrides: of the recipe of a run or export; of the default recipe for other models.
         languages: of the targets'; None: all.
         out: where results are to be written.
+        say: as `open_model`.
 
     Raises:
         UserError: an unknown target or language, a model without the heads it needs, a folder that cannot be written.
@@ -139,7 +141,7 @@ def open_for_targets(
     if out:
         distributed.on_first(lambda: check_writable(out))
     if scored or (is_ours(model) and not is_export(model)):
-        restored = open_model(model, overrides, dev_data=False)
+        restored = open_model(model, overrides, dev_data=False, say=say)
         encoder, tokenizer = restored.model.encoder, restored.tokenizer
         return TargetRun(str(model), restored.config, world, tasks, languages, encoder, tokenizer, restored)
     if is_ours(model):  # its folder holds all that the recipe chose

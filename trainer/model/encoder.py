@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from trainer.config import RunConfig
@@ -123,6 +124,8 @@ def _load(config: RunConfig, attention: str, kind, **options) -> tuple[torch.nn.
             model, info = kind.from_pretrained(
                 name, config=settings, revision=config.model.revision, output_loading_info=True, **options
             )
+        except SafetensorError as error:
+            raise damaged_weights(name, error) from None
         except (OSError, ValueError, RuntimeError) as error:
             raise _not_loaded("weights", name, error, "model.encoder=FOLDER, or model.init=random") from None
     absent = sorted(info["missing_keys"])
@@ -172,6 +175,12 @@ def encoder_config(config: RunConfig, name: str):
 def _not_loaded(what: str, name: str, error: Exception, fix: str) -> UserError:
     reason = str(error).strip().splitlines()
     return UserError(f"cannot load the {what} of {name!r}", why=reason[0] if reason else type(error).__name__, fix=fix)
+
+
+def damaged_weights(name: str | Path, error: Exception) -> UserError:
+    """Of a file or folder with safetensors that are cut short or changed."""
+    fix = "copy or download it again; an export of a run: xstilts export RUN FOLDER"
+    return UserError(f"the weights in {name} are damaged", why=" ".join(str(error).split()), fix=fix)
 
 
 class quiet_transformers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from trainer import checkpoint, distributed
+from trainer import afresh, checkpoint, distributed
 from trainer.config import RunConfig, load_recipe
 from trainer.distributed import World
 from trainer.errors import UserError
@@ -57,8 +57,10 @@ def _planned(config: RunConfig, world: World):
 
 def _earlier(config: RunConfig):
     """The choice of the run that this one continues; None for a new run, or one whose step was another."""
-    recipe = config.run_folder / "recipe.yaml"
-    if not config.checkpoint.resume or not recipe.is_file() or not checkpoint.checkpoint_folders(config.run_folder):
+    run, recipe = config.run_folder, config.run_folder / "recipe.yaml"
+    if not config.checkpoint.resume and afresh.is_due(run):
+        return None
+    if not recipe.is_file() or not checkpoint.checkpoint_folders(run):
         return None
     try:
         earlier = load_recipe(recipe)

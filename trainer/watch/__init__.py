@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -11,6 +11,7 @@ from trainer import distributed
 from trainer.config import RunConfig
 from trainer.data.loader import PackedBatch, Step
 from trainer.data.packing import StepPlan
+from trainer.data.prepare import Prepared
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.events import Events
@@ -21,7 +22,7 @@ from trainer.watch.signals import StopSignals
 from trainer.watch.stragglers import Stragglers
 from trainer.watch.watchdog import Watchdog
 
-IDS = 8  # example ids that a warning names, of each task of a pack
+IDS = 8  # examples that a warning names, of each task of a pack
 
 
 class Watch:
@@ -34,9 +35,9 @@ class Watch:
         stopping: the signal that the run was told to stop by, the same on every rank at the same step; else None.
     """
 
-    def __init__(self, config: RunConfig, world: World, events: Events, task_names: Sequence[str], dtype: str):
+    def __init__(self, config: RunConfig, world: World, events: Events, prepared: Mapping[str, Prepared], dtype: str):
         section = config.watch
-        self.world, self.events, self.names = world, events, list(task_names)
+        self.world, self.events, self.prepared = world, events, prepared
         self.files = RankFiles(config.run_folder, world, distributed.from_first(time.time_ns()))
         self.watchdog = Watchdog(self.files, section.hang_factor, section.hang_seconds, section.start_seconds)
         self.signals = StopSignals()
@@ -94,11 +95,12 @@ class Watch:
 
     def _not_finite(self, plan: StepPlan, batch: PackedBatch, sums: torch.Tensor) -> str:
         bad = [i for i, value in enumerate(sums.tolist()) if value != value or abs(value) == float("inf")]
-        pack, texts = plan.packs[batch.number], []
+        pack, texts, tasks = plan.packs[batch.number], [], list(self.prepared.items())
         for i in bad:
-            units = pack.units[pack.tasks == i].tolist()
-            more = f" and {len(units) - IDS} more" if len(units) > IDS else ""
-            texts.append(f"{self.names[i]} in pack {batch.number} (examples {', '.join(map(str, units[:IDS]))}{more})")
+            name, units = tasks[i][0], pack.units[pack.tasks == i]
+            examples = list(dict.fromkeys(tasks[i][1].train.example[units].tolist()))  # long ones are several units
+            more = f" and {len(examples) - IDS} more" if len(examples) > IDS else ""
+            texts.append(f"{name} in pack {batch.number} (examples {', '.join(map(str, examples[:IDS]))}{more})")
         return ", ".join(texts)
 
     def end(self) -> None:

@@ -1,8 +1,8 @@
 """Small files in the run folder that say where every process of a run is: for its watchdogs, its supervisor, people.
 
-ranks/rank-N.json    host, pid, step, phase and since when, of rank N
-ranks/exit-N.json    exit code and cause, once it has ended with an error
-ranks/stacks-N.txt   where each of its threads was when its watchdog ended it
+ranks/rank-N.json           host, pid, step, phase and since when, of rank N
+ranks/exit-N.json           exit code and cause, once it has ended with an error
+ranks/stacks-N-ATTEMPT.txt  where each of its threads was when its watchdog ended it; kept when the run starts again
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +36,8 @@ class RankFiles:
 
     @property
     def stacks(self) -> Path:
-        return self.folder / f"stacks-{self.world.rank}.txt"
+        attempt = os.environ.get(ATTEMPT)
+        return self.folder / f"stacks-{self.world.rank}{f'-{attempt}' if attempt else ''}.txt"
 
     def write_state(self, **state: Any) -> None:
         write_json(self.folder / f"rank-{self.world.rank}.json", {**self._who(), **state})
@@ -114,8 +114,11 @@ def why_it_ended(run: Path, launcher_code: int, attempt: str | None = None) -> t
 
 
 def clear(run: Path) -> None:
-    """Remove what an earlier start left."""
-    shutil.rmtree(run / "ranks", ignore_errors=True)
+    """Remove what an earlier start left, but for the stacks, which may be why it ended."""
+    with contextlib.suppress(OSError):  # none yet, or a folder that cannot be written: the run itself will say so
+        for path in (run / "ranks").iterdir():
+            if not path.name.startswith("stacks-"):
+                path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import statistics
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.exits import Exit
@@ -18,6 +19,8 @@ from trainer.watch.ranks import RankFiles, write_exit
 PHASES = ("start", "data", "forward", "backward", "update", "evaluation", "checkpoint", "export")  # in their order
 PERIOD = 10.0  # seconds between looks, and between the files that other ranks read
 MEDIAN_OF = 50  # steps
+FILES_SECONDS = 10.0  # that reading or writing small files may take
+UNKNOWN = "the run folder cannot be written, so it is not known by whom"
 
 
 class Watchdog(threading.Thread):
@@ -37,6 +40,7 @@ class Watchdog(threading.Thread):
         self._alive_at = self.since
         self._steps: deque[float] = deque(maxlen=MEDIAN_OF)
         self._ended = threading.Event()
+        self._writing: threading.Thread | None = None
 
     def beat(self, phase: str | None = None, step: int | None = None, pack: int | None = None) -> None:
         """A sign of life; with `phase`, a new one begins: of a step, of which of its packs on this rank."""
@@ -62,37 +66,63 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         while True:
-            self._write()
+            self._aside(self._write)
             if self._ended.wait(self.period):
                 return
             if time.monotonic() - self._alive_at > self.limit():
-                self._give_up()
+                try:
+                    self._give_up()
+                except Exception:  # whatever it cannot say, it ends the process
+                    os._exit(Exit.HANG)
 
-    def _write(self) -> None:
+    def _aside(self, work: Callable[[], Any], otherwise: Any = None) -> Any:
+        """What `work` with files gives; `otherwise` where it fails, or does not come back from a disk that hangs: that
+        must not keep the watchdog from looking, and may be the very hang."""
+        found = [otherwise]
+
+        def try_it():
+            with contextlib.suppress(Exception):
+                found[0] = work()
+
+        if self._writing is None or not self._writing.is_alive():  # else one more would only wait, too
+            self._writing = threading.Thread(target=try_it, name="watchdog's files", daemon=True)
+            self._writing.start()
+            self._writing.join(FILES_SECONDS)
+        return found[0]
+
+    def _write(self) -> bool:
         place = {"step": self.step, "pack": self.pack, "phase": self.phase}
-        try:
-            self.files.write_state(**place, seconds=time.monotonic() - self.since, written=time.time())
-        except OSError:  # a full or lost disk is found where it matters
-            pass
+        self.files.write_state(**place, seconds=time.monotonic() - self.since, written=time.time())
+        return True
 
     def _give_up(self) -> None:
         silent = time.monotonic() - self._alive_at
-        with open(self.files.stacks, "w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-        before = self.files.read_states()
-        self._write()
+        stacks, files = _stacks(), self.files
+        kept = self._aside(lambda: files.stacks.write_text(stacks))
+        before = self._aside(files.read_states, [])
+        self._aside(self._write)
         self._ended.wait(2.5 * self.period)  # who lives will have written
         if time.monotonic() - self._alive_at < silent:
             return  # it went on after all
-        self._write()
-        held = blame(before, self.files.read_states(), self.files.world.size)
+        written, held = self._aside(self._write), UNKNOWN
+        if written:
+            held = self._aside(lambda: blame(before, files.read_states(), files.world.size), UNKNOWN)
         where = f"in {self.phase} of step {self.step}"
-        who, limit = self.files.world.rank, self.limit()
-        cause = f"rank {who} has been {where} for {silent:.0f} s, {limit:.0f} are allowed: {held}"
-        write_exit(self.files.folder.parent, Exit.HANG, cause)
-        sys.stderr.write(f"exit {Exit.HANG:d} (hang): {cause}; stacks: {self.files.stacks}\n")
-        sys.stderr.flush()
+        cause = f"rank {files.world.rank} has been {where} for {silent:.0f} s, {self.limit():.0f} are allowed: {held}"
+        self._aside(lambda: write_exit(files.folder.parent, Exit.HANG, cause))
+        said = f"exit {Exit.HANG:d} (hang): {cause}"
+        said = f"{said}; stacks: {files.stacks}\n" if kept else f"{stacks}{said}\n"
+        self._writing = None
+        self._aside(lambda: sys.stderr.write(said) and sys.stderr.flush())
         os._exit(Exit.HANG)
+
+
+def _stacks() -> str:
+    """Where each thread is. By way of memory: faulthandler lets no other thread run while it writes to a disk."""
+    with open(os.memfd_create("stacks"), "w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
 
 
 def blame(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], size: int) -> str:
