@@ -10,6 +10,7 @@ from trainer import launching
 from trainer.cli import run_command
 from trainer.errors import UserError
 from trainer.exits import Exit
+from trainer.launchers import slurm_nodes
 from trainer.launching import Options, choose
 from trainer.watch.ranks import why_it_ended, write_json
 
@@ -60,6 +61,8 @@ def test_what_is_chosen(gpus, hostfile, monkeypatch):
     assert name(in_job) == ("srun", "1")
     assert name({**in_job, "SLURM_GPUS_ON_NODE": "8"}) == ("srun", "8")
     assert name({**in_job, "SLURM_STEP_ID": "0"})[0] == "python"
+    shell = {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_NUM_NODES": "2"}  # salloc's own
+    assert name({**in_job, **shell})[0] == "srun" and slurm_nodes(shell) == 2
     assert name(in_job, hostfile=hostfile)[0] == "deepspeed"
     assert name(launcher="torchrun", processes=3) == ("torchrun", "3")
     gpus(4)

@@ -183,7 +183,7 @@ def _doctor_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", nargs="?", type=Path, help="a YAML file; default: the machine is checked alone")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of recipe keys")
     sub.add_argument("--hostfile", type=Path, metavar="FILE", help="the hosts of a run, as deepspeed takes them")
-    sub.add_argument("--master-port", type=int, default=29500, metavar="PORT", help="of the run; default: 29500")
+    sub.add_argument("--master-port", type=int, metavar="PORT", help="of the run; default: MASTER_PORT, else random")
     sub.add_argument("--only", type=names, default=[], metavar="A,B", help="of the checks, e.g. ports,clocks")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, with all figures")
 
@@ -191,11 +191,15 @@ def _doctor_options(sub: argparse.ArgumentParser) -> None:
 def doctor(arguments) -> None:
     from trainer.doctor import examine
     from trainer.doctor.cluster import handed_over, nodes_of
+    from trainer.hosts import check_meeting_place
+    from trainer.launchers import free_port
     from trainer.ui.doctor import doctor_view
 
     console = _console()
     nodes = nodes_of(arguments.hostfile) if arguments.hostfile else ()
-    what = (arguments.recipe, arguments.overrides, nodes, handed_over(), arguments.only, arguments.master_port)
+    check_meeting_place(os.environ, 1)
+    port = arguments.master_port or int(os.environ.get("MASTER_PORT") or free_port())
+    what = (arguments.recipe, arguments.overrides, nodes, handed_over(), arguments.only, port)
     with console.status("") as status:
         report = examine(*what, progress=lambda about: status.update(f"checking: {about}"))
     console.print(doctor_view(report))

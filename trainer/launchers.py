@@ -28,6 +28,7 @@ from trainer.running import Running
 
 PORTS = range(20000, 32000)  # below the ephemeral ports, which any connection may take
 ENVIRONMENT_FILE = "deepspeed_env"  # in the run's folder
+INTERACTIVE_STEP = "4294967290"  # Slurm's number of the step that the shell of an salloc may be
 _PROCESSES = re.compile(r"--(?:num_gpus|num_accelerators|nproc[_-]per[_-]node)$")
 _NODES = re.compile(r"--nnodes$")
 
@@ -203,9 +204,16 @@ def gpus_of_node() -> int:
     return torch.cuda.device_count()
 
 
+def in_slurm_step(environ: Mapping[str, str]) -> bool:
+    """Whether srun has started this process, and not only salloc or sbatch."""
+    return environ.get("SLURM_STEP_ID", INTERACTIVE_STEP) != INTERACTIVE_STEP
+
+
 def slurm_nodes(environ: Mapping[str, str]) -> int:
     """Nodes of the Slurm step or job that this process is in; 1 outside of one."""
     names = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")
+    if environ.get("SLURM_STEP_ID") == INTERACTIVE_STEP:  # which is on one node, whatever the job has
+        names = ("SLURM_JOB_NUM_NODES",)
     return int(next((environ[name] for name in names if environ.get(name)), 1))
 
 

@@ -18,7 +18,8 @@ from trainer.config import RunConfig, load_recipe
 from trainer.data.packing import packs_of_rank
 from trainer.errors import UserError
 from trainer.exits import RunError
-from trainer.launchers import Launcher, find_command, gpus_of_node, open_launcher, slurm_nodes, srun
+from trainer.gpus import check_gpus_seen
+from trainer.launchers import Launcher, find_command, gpus_of_node, in_slurm_step, open_launcher, slurm_nodes, srun
 from trainer.running import Running, signals_taken
 from trainer.supervise import Patience, Supervisor
 
@@ -68,7 +69,7 @@ def choose(options: Options, environ: Mapping[str, str] = os.environ) -> tuple[L
         launcher = open_launcher(DEEPSPEED if named in (None, "deepspeed") else named, options.hostfile)
         many = " and ".join(filter(None, [", ".join(h.name for h in launcher.hosts[:-1]), launcher.hosts[-1].name]))
         return launcher, f"over ssh, because the hostfile names {many}"
-    in_job = "SLURM_JOB_ID" in environ and "SLURM_STEP_ID" not in environ
+    in_job = "SLURM_JOB_ID" in environ and not in_slurm_step(environ)
     because = "because --launcher names it"
     if named == "srun" or (not named and in_job and shutil.which("srun")):
         because = because if named else f"because this is a Slurm job of {slurm_nodes(environ)} nodes"
@@ -114,6 +115,7 @@ def launch(
     config = load_recipe(recipe, overrides)
     launcher, why = choose(options, environ)
     if not launcher.hosts and launcher.name != "srun" and not gpus_of_node():
+        check_gpus_seen(environ)
         environ = {"DS_ACCELERATOR": "cpu", **environ}
     arguments = ["train", str(recipe), *overrides]
     for line in describe(config, launcher, why, environ):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.launching import DEMO
-from trainer.doctor.all_reduce import rounds
+from trainer.doctor.all_reduce import large_message, rounds
 from trainer.doctor.checks.compilers import builds
 from trainer.doctor.checks.data import _fingerprint
 from trainer.doctor.checks.machine import source_hash
@@ -24,6 +24,13 @@ def test_every_pair_meets_once_and_nobody_twice_in_a_round(count):
     for one in found:
         members = [member for pair in one for member in pair]
         assert len(set(members)) == len(members)
+
+
+def test_the_message_of_a_slow_network_is_small():
+    cpu = torch.device("cpu")
+    assert large_message(1e-4, cpu) == 16 << 20  # 10 GB/s
+    assert large_message(0.1, cpu) == 5 << 20  # 10 MB/s
+    assert large_message(30.0, cpu) == 1 << 20
 
 
 def test_gradients_are_compared_in_parts_of_the_largest():

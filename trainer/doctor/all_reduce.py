@@ -22,9 +22,10 @@ import torch.distributed as dist
 from trainer import distributed
 from trainer.distributed import World
 
-LARGE = {"cpu": 16 << 20, "cuda": 256 << 20}  # bytes
-SMALL = 8
-REPEATS, LARGE_REPEATS = 30, 5
+LARGE = {"cpu": 16 << 20, "cuda": 256 << 20}  # bytes, of a message that a fast network takes
+LARGE_SECONDS = 0.5  # at most: the message of a slow network is smaller
+SMALL, MIDDLE = 8, 1 << 20  # bytes
+REPEATS, MIDDLE_REPEATS, LARGE_REPEATS = 30, 2, 5
 TIMEOUT = timedelta(seconds=40)
 
 
@@ -55,7 +56,7 @@ def main() -> None:
             earlier = pairs.setdefault((a, b), figures)
             pairs[a, b] = {**earlier, "right": earlier["right"] and figures["right"]}
         result = {"all": {**own["all"], "right": right}, "pairs": [[*pair, figures] for pair, figures in pairs.items()]}
-        about = {"processes": world.size, "backend": backend, "large": LARGE[world.device.type]}
+        about = {"processes": world.size, "backend": backend}
         out.write_text(json.dumps({**result, **about}))
     dist.barrier()
     dist.destroy_process_group()
@@ -73,20 +74,29 @@ def rounds(members: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
 
 
 def measure(group, device: torch.device) -> dict[str, float | bool]:
-    """All-reduce among a group: whether its sums are right, seconds for a small message, bytes/s for a large one.
+    """All-reduce among a group: whether its sums are right, seconds for a small message, bytes/s for a large one of so
+    many bytes.
 
     The rate is the bus bandwidth, bytes x 2(n-1)/n / seconds, which does not depend on the number of processes n
     (nccl-tests, PERFORMANCE.md).
     """
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    large = torch.arange(LARGE[device.type] // 4, device=device).remainder_(251).float()
+    nbytes = large_message(_median_seconds(torch.ones(MIDDLE // 4, device=device), group, MIDDLE_REPEATS), device)
+    agreed = torch.tensor([nbytes], device=device)
+    dist.all_reduce(agreed, dist.ReduceOp.MIN, group=group)
+    large = torch.arange(int(agreed) // 4, device=device).remainder_(251).float()
     summed = large * (rank + 1)
     dist.all_reduce(summed, group=group)
     right = torch.equal(summed, large * (size * (size + 1) // 2))  # whole numbers far below 2^24: exact in fp32
     small = torch.ones(SMALL // 4, device=device)
     seconds = _median_seconds(small, group, REPEATS)
     rate = large.nbytes * 2 * (size - 1) / size / _median_seconds(large.zero_(), group, LARGE_REPEATS)
-    return {"right": right, "seconds": seconds, "bytes_per_second": rate}
+    return {"right": right, "seconds": seconds, "bytes_per_second": rate, "bytes": large.nbytes}
+
+
+def large_message(seconds: float, device: torch.device) -> int:
+    """Bytes, whole MiB, that take `LARGE_SECONDS` where MIDDLE bytes take `seconds`."""
+    return min(LARGE[device.type], MIDDLE * max(1, int(LARGE_SECONDS / seconds)))
 
 
 def _median_seconds(tensor: torch.Tensor, group, repeats: int) -> float:

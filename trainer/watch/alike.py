@@ -23,7 +23,8 @@ PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 @functools.cache
 def versions() -> dict[str, str]:
     """What decides a run's numbers on this host: package -> version, and a hash of this package's source."""
-    found = {"python": platform.python_version(), "xstilts": f"{trainer.__version__} (source {source_hash()})"}
+    python = ".".join(platform.python_version_tuple()[:2])  # its patches change no number
+    found = {"python": python, "xstilts": f"{trainer.__version__} (source {source_hash()})"}
     for package in PACKAGES:
         try:
             found[package] = version(package)

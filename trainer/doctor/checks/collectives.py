@@ -84,17 +84,17 @@ def _judged(found: Mapping[str, Any], pairs: Mapping[str, Mapping[str, float]]) 
         than = "less than 1 Gbit/s" if rate < SLOW else f"the median pair has {middle / 1e6:,.0f}"
         fix = f"is that the fast network's interface? else export {SETTINGS.format('NAME')} (names: ip -br address)"
         yield warning(f"{name}: only {rate / 1e6:,.0f} MB/s ({than})", fix)
-    says = f"{found['processes']} processes over {found['backend']}: {_figures(whole, found['large'])}"
+    says = f"{found['processes']} processes over {found['backend']}: {_figures(whole)}"
     if pairs and found["processes"] > 2:
         slowest = min(pairs, key=lambda name: pairs[name]["bytes_per_second"])
-        says += f"; slowest of {len(pairs)} pairs of hosts, {slowest}: {_figures(pairs[slowest], found['large'])}"
+        says += f"; slowest of {len(pairs)} pairs of hosts, {slowest}: {_figures(pairs[slowest])}"
     if not wrong:
-        yield passed(says, all=whole, pairs=dict(pairs), large_bytes=found["large"])
+        yield passed(says, all=whole, pairs=dict(pairs))
 
 
-def _figures(figures: Mapping[str, float], large: int) -> str:
+def _figures(figures: Mapping[str, float]) -> str:
     rate, latency = figures["bytes_per_second"] / 1e6, figures["seconds"] * 1e6
-    return f"{large / 2**20:.0f} MiB at {rate:,.0f} MB/s, 8 B in {latency:,.0f} us"
+    return f"{figures['bytes'] / 2**20:.0f} MiB at {rate:,.0f} MB/s, 8 B in {latency:,.0f} us"
 
 
 @question

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -171,9 +170,8 @@ def _unequal(cluster: Cluster, found: Mapping[str, Mapping[str, Any]]) -> Iterat
 def _usable(cluster: Cluster, host: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
     gpus, slots = answer["gpus"], cluster.slots(host)
     if answer["hidden"]:
-        why = "torch is a CPU build" if not answer["cuda_build"] else "CUDA cannot start"
         fix = cluster.on(host, f"{sys.executable} -c 'import torch; torch.zeros(1).cuda()'")
-        yield warning(f"{host} has an NVIDIA driver, but torch sees no GPU: {why}", fix)
+        yield failure(f"torch cannot use the {answer['hidden']} GPUs of {host}: {answer['why_hidden']}", fix)
     if gpus and slots > len(gpus):
         yield failure(f"the hostfile gives {host} {slots} slots, but it has {len(gpus)} GPUs", f"slots={len(gpus)}")
     if not gpus and slots > answer["cores"]:
@@ -197,10 +195,11 @@ def _said(answer: Mapping[str, Any]) -> str:
 
 @question
 def devices() -> dict[str, Any]:
-    """GPUs (name, bytes of memory, bytes used, compute capability), cores, free bytes of memory; whether a driver's
-    GPUs are `hidden` from torch."""
+    """GPUs (name, bytes of memory, bytes used, compute capability), cores, free bytes of memory; how many
+    GPUs are `hidden` from torch, and why."""
     import torch
 
+    from trainer.gpus import hidden, why_hidden
     from trainer.host import available_cores
     from trainer.plan.devices import available_memory
 
@@ -211,13 +210,12 @@ def devices() -> dict[str, Any]:
         taken = next((size for name, size in used.items() if str(gpu.uuid) in name), None)
         capability = [gpu.major, gpu.minor]
         gpus.append({"name": gpu.name, "memory": gpu.total_memory, "used": taken, "capability": capability})
-    hidden = _driver() is not None and not gpus and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
     return {
         "gpus": gpus,
         "cores": available_cores(),
         "memory": available_memory(),
-        "hidden": hidden,
-        "cuda_build": torch.version.cuda is not None,
+        "hidden": hidden(),
+        "why_hidden": why_hidden(),
     }
 
 
