@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import time
 import pytest
 from rich.console import Console
 
-from tests.launching import ROOT, xstilts
+from tests.launching import ROOT, kill_all, xstilts
 from tests.study.conftest import LAUNCHER_TEXT
 from trainer.cli import run_command
 from trainer.config import load_recipe
@@ -89,8 +88,8 @@ def test_failures_end_the_command_with_1(study, write, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_FAIL", "train:tiny-mnli-seed1")
     code, out, error = study(write())
     assert code == 1
-    assert "4 cells are not done, 9 are" in error and "next: " in error
-    assert "tiny-mnli-seed1 failed: train ended with exit code 3; log:" in out
+    assert error.endswith("exit 1: 4 cells are not done, 9 are; failed: tiny-mnli-seed1\n") and "next: " in error
+    assert "tiny-mnli-seed1 failed: train ended with exit code 3: " in out and "; log: " in out
     text = (tmp_path / "study" / "tables" / "scores.md").read_text()
     assert "50.0 (1 of 2)" in text and "missing: xnli of tiny mnli (seeds 1)" in text
 
@@ -198,8 +197,7 @@ def test_the_demo_study_killed_and_continued(tmp_path):
         while not (tmp_path / "study" / held / "run" / "events.jsonl").exists():
             assert process.poll() is None, (tmp_path / "out.txt").read_text()[-3000:]
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(60)
+        kill_all(process)
         finished = {str(p): p.stat().st_mtime for p in (tmp_path / "study").rglob("done.json")} | finished
     assert len(finished) >= 8
     done = xstilts("study", DEMO_STUDY, *overrides, timeout=900)

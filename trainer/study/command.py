@@ -70,6 +70,7 @@ def run_study(
     Raises:
         UserError: the study, its recipes or what is there of it are wrong, before anything is run.
         CellsFailed: some cells failed, after all others were run and the tables written.
+        Stopped: by a signal; no tables are written.
     """
     study = load_study(path, overrides)
     cells = make_cells(study)
@@ -119,7 +120,8 @@ def run_study(
         for line in problems:
             say(line)
         good = sum(outcome.state in GOOD for outcome in outcomes.values())
-        raise CellsFailed(f"{len(problems)} cells are not done, {good} are", fix=NEXT)
+        failed = [name for name, outcome in outcomes.items() if outcome.state == "failed"]
+        raise CellsFailed(f"{len(problems)} cells are not done, {good} are; failed: {', '.join(failed)}", fix=NEXT)
     if options.cell is not None and not outcomes:
         say(f"{options.cell} is done already")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.attempt import End, stopped_by
 from trainer.errors import UserError
+from trainer.exits import Exit
 from trainer.launchers import Launcher
+from trainer.running import signals_taken
 from trainer.study import record
-from trainer.study.launch import last_lines, run_step
+from trainer.study.launch import Stopped, last_lines, run_step
 from trainer.study.plan import Cell, Step
 from trainer.study.results import read_scores
 from trainer.ui.human import duration
@@ -113,7 +115,15 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say) -> dict[str, 
 
     Args:
         say: told what happens, a line at a time.
+
+    Raises:
+        Stopped: a signal came. The cell that was running has saved, and goes on at the next start.
     """
+    with signals_taken() as told:
+        return _run_cells(cells, launcher, say, told)
+
+
+def _run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say, told: Sequence[int]) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     todo = [cell.name for cell in cells if not is_done(cell)]
     for cell in cells:
@@ -126,7 +136,9 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say) -> dict[str, 
             continue
         say(f"[{todo.index(cell.name) + 1}/{len(todo)}] {cell.name}")
         try:
-            outcomes[cell.name] = run_cell(cell, launcher, say)
+            outcomes[cell.name] = run_cell(cell, launcher, say, told)
+        except Stopped:
+            raise
         except (UserError, OSError) as error:
             outcomes[cell.name] = Outcome(cell, "failed", " ".join(str(error).split()))
         outcome = outcomes[cell.name]
@@ -137,13 +149,17 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say) -> dict[str, 
     return outcomes
 
 
-def run_cell(cell: Cell, launcher: Launcher, say: Say) -> Outcome:
+def run_cell(cell: Cell, launcher: Launcher, say: Say, told: Sequence[int] = ()) -> Outcome:
     """Run the steps of one cell that are not done yet, and note that it is done.
+
+    Args:
+        told: signals to this process; it may grow meanwhile.
 
     Raises:
         UserError: its folder cannot be used, or it was begun with other settings meanwhile.
+        Stopped: by a signal to this process or to the run.
     """
-    with record.locked(cell, say) as lock:
+    with record.locked(cell, say, told) as lock:
         if is_done(cell):  # by the process that was waited for
             return Outcome(cell, "done before")
         refuse_changed([cell], False, say)
@@ -151,12 +167,18 @@ def run_cell(cell: Cell, launcher: Launcher, say: Say) -> Outcome:
         for step in cell.steps:
             if step.name in record.steps_done(cell) and step.product.is_file():
                 continue
+            if told:
+                raise _stopped(cell, told)
+            if step.name == "evaluate":  # what an earlier one has left is not this one's
+                step.product.unlink(missing_ok=True)
             log = cell.folder / f"{step.name}.log"
             before = log.stat().st_size if log.exists() else 0
             say(f"  {step.name}, into {log}")
             began = time.monotonic()
-            code = run_step(launcher, step.arguments, log, lock)
-            if problem := _problem(cell, step, code):
+            end = run_step(launcher, cell, step, log, lock, told)
+            if problem := _problem(cell, step, end):
+                if told or end.code in (Exit.STOPPED, Exit.INTERRUPTED):
+                    raise _stopped(cell, told, end)
                 return Outcome(cell, "failed", f"{step.name} {problem}", log, tuple(last_lines(log, before)))
             record.mark(cell, step, time.monotonic() - began)
         seconds = sum(record.steps_done(cell).values())
@@ -175,12 +197,16 @@ def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
     return lines
 
 
-def _problem(cell: Cell, step: Step, code: int) -> str:
-    """Why a step that ended with an exit code is not done; "" if it is."""
-    if code < 0:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    if code > 0:
-        return f"ended with exit code {code}"
+def _stopped(cell: Cell, told: Sequence[int], end: End | None = None) -> Stopped:
+    code, cause = stopped_by(told[0]) if told else (Exit(end.code), "its run was stopped")
+    why = f"its run: {end.cause}" if end else ""
+    return Stopped(code, f"{cell.name}: {cause}", why=why, fix="the same command again: the cell goes on")
+
+
+def _problem(cell: Cell, step: Step, end: End) -> str:
+    """Why a step that has ended is not done; "" if it is."""
+    if end.code:
+        return f"ended with exit code {int(end.code)}: {end.cause}"
     if not step.product.is_file():
         return f"ended well, but left no {step.product}"
     if step.name == "evaluate":
