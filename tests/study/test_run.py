@@ -14,6 +14,7 @@ import pytest
 
 from tests.launching import ROOT, kill_all
 from tests.study.conftest import LAUNCHER, LAUNCHER_TEXT
+from trainer import launching
 from trainer.errors import UserError
 from trainer.launchers import Launcher
 from trainer.study import record
@@ -264,6 +265,17 @@ def test_launchers_take_the_trainer_as_a_module(monkeypatch):
     assert Launcher(("/bin/deepspeed", "--master_port=7")).command([])[1:] == ["--master_port=7", "--module", "trainer"]
     assert Launcher(("torchrun", "--nproc-per-node=4")).processes == 4
     assert Launcher(("deepspeed",)).processes is None
+
+
+def test_the_default_launcher_takes_the_gpus_that_are_visible(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # each cell has the job's node for itself
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setattr(launching, "gpus_of_node", lambda: 2)
+    launcher = open_launcher(None)
+    assert launcher.is_deepspeed and launcher.words[-2:] == ("--include", "localhost:2,3")
+    monkeypatch.setattr(launching, "gpus_of_node", lambda: 0)
+    assert open_launcher(None).is_python
 
 
 def test_a_launcher_that_does_not_exist(monkeypatch):

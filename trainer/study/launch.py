@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from trainer.attempt import LOOK, Attempt, End
 from trainer.errors import UserError
 from trainer.exits import RunError
 from trainer.launchers import Launcher
+from trainer.launching import Options, choose
 from trainer.running import Running
 from trainer.study.plan import Cell, Step
 
@@ -60,8 +60,8 @@ def open_launcher(text: str | None) -> Launcher:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         fix = "start xstilts study as one plain process; --launcher names the launcher of its runs"
         raise UserError("the study was started by a launcher, as one of several processes", fix=fix)
-    if text is None:
-        text = "deepspeed" if launchers.gpus_of_node() else shlex.quote(sys.executable)
+    if text is None:  # a cell that is to take all nodes of a Slurm job needs --launcher srun
+        return choose(Options(), {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")})[0]
     return launchers.open_launcher(text)
 
 
