@@ -60,6 +60,15 @@ def test_a_study_ends_with_all_its_tables(study, write, tmp_path, calls):
     assert code == 0 and len(calls()) == before and "tiny: scores" in out
 
 
+def test_without_matplotlib_only_the_heat_map_is_left_out(study, write, tmp_path, calls, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, _ = study(write(), "--tables")
+    assert code == 0 and out.count("warning") == 1 and "pip install 'xstilts[bench]'" in out
+    tables = tmp_path / "study" / "tables"
+    assert not (tables / "differences.png").exists()
+    assert "differences.png" not in (tables / "differences.md").read_text()
+
+
 def test_a_dry_run_runs_nothing(study, write, tmp_path, calls):
     code, out, _ = study(write(), "--dry-run")
     assert code == 0 and not calls() and not (tmp_path / "study").exists()

@@ -86,8 +86,6 @@ def run_study(
             check_packs(cells, launcher.processes or 1)
         print_plain(slurm_script(study, [c for c in cells if not is_done(c)], _words(path, overrides, options)))
         return
-    if options.cell is None:
-        plot.require_matplotlib()
     if options.only_tables:
         if options.redo:  # some may still wait to be run anew, as in the last job of a Slurm script
             for line in _changed(cells):
@@ -178,13 +176,16 @@ def _end_with_tables(study: Study, cells: Sequence[Cell], console: Console) -> N
     results = collect(study, target_tasks(study), cells, [cell.name for cell in cells if is_done(cell)])
     folder = Path(study.folder) / "tables"
     differences = differences_grid(results)
-    picture = plot.heat_map(differences, folder / "differences.png") if differences else None
+    drawn = differences is not None and plot.can_draw()
+    picture = plot.heat_map(differences, folder / "differences.png") if drawn else None
     written = tables.write_tables(folder, results, picture)
     shown: list[Grid] = [scores_grid(results), *([differences] if differences else [])]
     for grid in shown:
         for table in tables.terminal_tables(grid):
             _show(console, table, "")
-    for line in [tables.NOTE, *remarks(results), f"{len(written) + bool(picture)} files of tables are in {folder}"]:
+    left_out = [f"warning: {plot.MISSING}"] if differences and not drawn else []
+    files = f"{len(written) + bool(picture)} files of tables are in {folder}"
+    for line in [tables.NOTE, *remarks(results), *left_out, files]:
         console.print(Text(line), soft_wrap=True)
 
 
