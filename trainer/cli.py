@@ -314,7 +314,8 @@ def _study_options(sub: argparse.ArgumentParser) -> None:
     mode.add_argument("--slurm", action="store_true", help="print a script that submits the cells as Slurm arrays")
     mode.add_argument("--tables", action="store_true", help="write the tables of what is done, and run nothing")
     mode.add_argument("--cell", metavar="NAME", help="run this one cell")
-    sub.add_argument("--redo", action="store_true", help="run cells anew whose settings changed")
+    again = "run the cells of these names again, e.g. 'xlmr-mnli-*'; without a name, those whose settings changed"
+    sub.add_argument("--redo", nargs="*", metavar="CELL", help=again)
     launcher = 'of the runs, e.g. "deepspeed --num_gpus 2"; default: deepspeed on GPUs, else one process'
     sub.add_argument("--launcher", metavar="COMMAND", help=launcher)
 
@@ -323,8 +324,12 @@ def study(arguments) -> None:
     from trainer.study.command import Options, run_study
 
     modes = (arguments.dry_run, arguments.slurm, arguments.tables, arguments.cell)
-    options = Options(*modes, arguments.redo, arguments.launcher)
-    run_study(arguments.study, arguments.overrides, options, _console(), _say)
+    redo, overrides = arguments.redo, list(arguments.overrides)
+    if redo is not None:  # it takes the overrides behind it for names
+        overrides += [text for text in redo if "=" in text]
+        redo = tuple(text for text in redo if "=" not in text)
+    options = Options(*modes, redo, arguments.launcher)
+    run_study(arguments.study, overrides, options, _console(), _say)
 
 
 def _console():

@@ -135,6 +135,29 @@ def test_changed_settings(study, write, calls):
     assert code == 0 and len(calls()) == before + 8 and "xnli-seed1.before-1" in out
 
 
+def test_cells_are_run_again_by_name(study, write, calls, tmp_path):
+    study(write())
+    folder = tmp_path / "study" / "cells"
+    scores = folder / "tiny-mnli-panx-seed1" / "evaluation" / "scores.json"
+    scores.write_text(scores.read_text().replace("its file is empty", "no test files"))
+    assert "xstilts study STUDY --redo tiny-mnli-panx-seed1\n" in study(write(), "--tables")[1]
+    before = len(calls())
+    names = ("--redo", "tiny-mnli-panx-*", "tiny-none-tatoeba")
+    code, out, _ = study(write(), *names, "--slurm")
+    assert code == 0 and out.count(" --cell ") == 3 and out.count("tiny-none-tatoeba --cell ") == 3
+    code, out, _ = study(write(), *names, "seeds=[1,2]")
+    expected = ["evaluate:tiny-none-tatoeba", "evaluate:tiny-mnli-panx-seed1"]  # whose training is good
+    expected += ["train:tiny-mnli-panx-seed2", "evaluate:tiny-mnli-panx-seed2"]
+    assert code == 0 and calls()[before:] == expected
+    assert (scores.parent.with_name("evaluation.before-1") / "scores.json").is_file()
+    assert (folder / "tiny-mnli-panx-seed2.before-1" / "done.json").is_file()
+    assert "STUDY --redo" not in out
+    assert study(write(), "--redo", "tiny-mnli-seed2")[0] == 0  # and what starts from it
+    assert len(calls()) == before + len(expected) + 6
+    code, _, error = study(write(), "--redo", "tiny-mnli-panks-*")
+    assert code == 2 and "no such cell" in error and len(calls()) == before + len(expected) + 6
+
+
 def test_the_tables_of_a_study_run_anew_lack_what_is_still_to_be_run(study, write, calls, tmp_path):
     """As in the last job of a Slurm script, when a cell failed before it was run anew."""
     study(write())

@@ -16,13 +16,12 @@ from trainer.data.prepare import open_split
 from trainer.data.sources import find_files, on_hub
 from trainer.errors import NoExamples, UserError
 from trainer.evaluation.dev import Part, decode, run_packs
-from trainer.evaluation.results import LanguageResult, Skipped, TargetResult
+from trainer.evaluation.results import NO_EXAMPLES, NO_FILES, LanguageResult, Skipped, TargetResult
 from trainer.model.encoder import position_offset
 from trainer.restore import RestoredModel
 from trainer.tasks import FORMATS
 from trainer.tasks.spec import Task
 
-NO_FILES, NO_EXAMPLES = "no test files", "no test examples"  # reasons to skip a language
 Progress = Callable[[str, int, int | None], None]  # (what, done, in all if that is known)
 
 

@@ -78,12 +78,14 @@ def finish(cell: Cell) -> None:
 
 def set_aside(cell: Cell) -> Path | None:
     """Make room to run a cell anew: what there is of it moves to a folder beside, which is given."""
-    if not cell.folder.exists():
-        return None
-    numbers = (n for n in range(1, 1_000_000) if not _before(cell, n).exists())
-    aside = _before(cell, next(numbers))
-    os.replace(cell.folder, aside)
-    return aside
+    return _aside(cell.folder) if cell.folder.exists() else None
+
+
+def set_evaluation_aside(cell: Cell) -> Path:
+    """The same to evaluate anew a cell that is done, with what it has trained."""
+    _write(cell, BEGUN, {"seconds": {name: taken for name, taken in steps_done(cell).items() if name != "evaluate"}})
+    (cell.folder / DONE).unlink()
+    return _aside(cell.scores.parent)
 
 
 @contextlib.contextmanager
@@ -134,8 +136,11 @@ def _lock(descriptor: int, cell: Cell, say: Callable[[str], None], told: Sequenc
         time.sleep(LOOK)
 
 
-def _before(cell: Cell, number: int) -> Path:
-    return cell.folder.with_name(f"{cell.folder.name}.before-{number}")
+def _aside(folder: Path) -> Path:
+    names = (folder.with_name(f"{folder.name}.before-{number}") for number in range(1, 1_000_000))
+    aside = next(name for name in names if not name.exists())
+    os.replace(folder, aside)
+    return aside
 
 
 def _read(cell: Cell) -> dict[str, Any] | None:

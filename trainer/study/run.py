@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from trainer.attempt import End, stopped_by
@@ -16,7 +18,8 @@ from trainer.running import signals_taken
 from trainer.study import record
 from trainer.study.launch import Stopped, last_lines, run_step
 from trainer.study.plan import Cell, Step
-from trainer.study.results import read_scores
+from trainer.study.results import lacks_files, read_scores
+from trainer.tasks.custom import nearest
 from trainer.ui.human import duration
 
 GOOD = ("done", "done before")
@@ -62,6 +65,35 @@ def refuse_changed(cells: Sequence[Cell], redo: bool, say: Say) -> None:
     )
 
 
+def matching(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """The cells that a pattern names, and those that start from one of them.
+
+    Raises:
+        UserError: a pattern names none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+            fix = nearest(pattern, [cell.name for cell in cells])
+            raise UserError(f"--redo names {pattern}, and the study has no such cell", fix=fix)
+    named = {cell.name for cell in cells if any(fnmatchcase(cell.name, pattern) for pattern in patterns)}
+    return [cell for cell in cells if cell.name in named or cell.needs in named]
+
+
+def run_again(cells: Sequence[Cell], say: Say) -> None:
+    """Set aside what there is of cells that are done; where an evaluation only lacked test files, not the training."""
+    anew = set()
+    for cell in filter(is_done, cells):
+        lacking = False
+        if cell.target is not None and cell.needs not in anew:
+            with contextlib.suppress(UserError):  # scores that cannot be read
+                lacking = lacks_files(read_scores(cell))
+        if lacking:
+            say(f"{cell.name} is evaluated again; its scores so far are now in {record.set_evaluation_aside(cell)}")
+        else:
+            anew.add(cell.name)
+            say(f"{cell.name} is run again; what there was of it is now in {record.set_aside(cell)}")
+
+
 def check_starts(wanted: Sequence[Cell], cells: Sequence[Cell]) -> None:
     """Before any time is spent: the exports that cells start from are there, or their runs are among those wanted.
 
@@ -84,14 +116,17 @@ def check_starts(wanted: Sequence[Cell], cells: Sequence[Cell]) -> None:
             )
 
 
-def check_packs(cells: Sequence[Cell], processes: int) -> None:
+def check_packs(cells: Sequence[Cell], processes: int, again: Collection[Cell] = ()) -> None:
     """Before any time is spent: so many processes can share the packs of a step evenly, in each cell that is left to
     do. Where `engine.plan` chooses the packs, it makes them fit.
+
+    Args:
+        again: cells that are to be run though they are done.
 
     Raises:
         UserError: they cannot, naming the first such cell.
     """
-    configs = {cell.name: cell.config for cell in cells if cell.config and not is_done(cell)}
+    configs = {cell.name: cell.config for cell in cells if cell.config and (not is_done(cell) or cell in again)}
     packs = {name: config.train.packs_per_step for name, config in configs.items() if config.engine.plan == "off"}
     uneven = [name for name, count in packs.items() if count % processes]
     if not uneven:
