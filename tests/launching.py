@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 from trainer.events import read_events
 from trainer.launchers import free_port
@@ -71,6 +74,16 @@ def steps(run: Path) -> dict[int, dict]:
     return {event["step"]: event for event in read_events(run / "events.jsonl") if event["event"] == "step"}
 
 
+def kill_all(process: subprocess.Popen) -> None:
+    """Kill -9 a command and all that it has started, in whatever process groups."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for child in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait(60)
+
+
 def kill_at_step(process: subprocess.Popen, run: Path, step: int, rank: int, timeout: float = 240) -> None:
     """Kill -9 the process of `rank` as soon as `step` is written, after a random fraction of a step."""
     wait_for_step(process, run, step, timeout)
@@ -90,8 +103,6 @@ def wait_for_step(process: subprocess.Popen, run: Path, step: int, timeout: floa
 
 
 def process_of_rank(process: subprocess.Popen, rank: int) -> int:
-    import psutil
-
     for child in psutil.Process(process.pid).children(recursive=True):
         if f"--local_rank={rank}" in child.cmdline():
             return child.pid

@@ -139,3 +139,20 @@ def test_a_working_folder_that_cannot_be_handed_over(hostfile, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path / "my runs")
     with pytest.raises(UserError, match="the working folder .*my runs' has characters"):
         open_launcher("deepspeed", hostfile).command(["train"])
+
+
+@pytest.mark.parametrize("words", ["--num_gpus 2 --log_level error", "--num_gpus=2 --log_level error"])
+def test_deepspeed_takes_the_gpus_that_are_visible(words, monkeypatch):
+    """Its own --num_gpus would take the first two."""
+    monkeypatch.setattr(launchers, "gpus_of_node", lambda: 3)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    launcher = open_launcher(f"deepspeed {words}")
+    assert launcher.words[1:] == ("--include", "localhost:2,5", "--log_level", "error") and launcher.processes == 2
+    for visible in ("3", "GPU-8932f937,MIG-12"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with pytest.raises(UserError, match=f"on the GPUs of CUDA_VISIBLE_DEVICES={visible}") as error:
+            open_launcher(f"deepspeed {words}")
+        assert "torchrun --standalone --nproc_per_node" in error.value.fix
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert open_launcher(f"deepspeed {words}").processes == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer.running import Running, ranks_below
+from trainer.running import Running, ranks_below, signals_taken
 
 ROOT = Path(__file__).resolve().parents[1]
 # Two ranks, each with a worker below it that has inherited RANK. A rank ends with 20 + the signal's number.
@@ -119,3 +119,14 @@ def test_a_second_ctrl_c_ends_everything(tmp_path):
     driver.send_signal(signal.SIGINT)
     assert driver.wait(30) == 128 + signal.SIGKILL
     wait_for(lambda: not workers(tmp_path))
+
+
+def test_under_nohup_the_end_of_the_terminal_is_no_signal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_taken() as told:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert told == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGHUP, before)

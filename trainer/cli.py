@@ -1,7 +1,7 @@
 """The `xstilts` command: one thin function a subcommand.
 
     xstilts tasks
-    xstilts prepare RECIPE [key=value ...]
+    xstilts prepare RECIPE [--tasks NAME,...] [key=value ...]
     xstilts plan RECIPE [--gpus N --gpu-memory GB ...] [key=value ...]
     xstilts train RECIPE [--supervise ...] [key=value ...]
     xstilts launch RECIPE [--hostfile FILE --launcher ...] [key=value ...]
@@ -78,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
 
     recipe = ("recipe", "a YAML file, e.g. launch/recipes/demo.yaml")
     add("tasks", tasks, "list the tasks and where their data comes from")
-    add("prepare", prepare, "tokenise a recipe's data once, into its store", recipe)
+    _prepare_options(
+        add("prepare", prepare, "fetch a recipe's encoder and tokenise its data once, into its store", recipe)
+    )
     _plan_options(add("plan", plan, "memory, speed and the best way to run a recipe on given devices", recipe))
     _supervise_options(add("train", train, "train a recipe; continues when the run has a checkpoint", recipe))
     _supervise_options(add("launch", launch, "train a recipe on this machine, on hosts or in a Slurm job", recipe))
@@ -107,20 +109,57 @@ def tasks(arguments) -> None:
     _console().print(tasks_table(known_tasks()))
 
 
+def _prepare_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--tasks", type=_names, metavar="A,B", help="also the test sets of these targets, for evaluate")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def prepare(arguments) -> None:
     from trainer.config import load_recipe
+    from trainer.data.prepare import open_prepared, tasks_of
     from trainer.data.prepare import prepare as prepare_data
+    from trainer.evaluation.results import alike
     from trainer.model.encoder import load_tokenizer
-    from trainer.tasks import load_tasks
+    from trainer.tasks import load_targets, load_tasks
     from trainer.ui.preparing import PrepareProgress
     from trainer.ui.tables import prepare_table
 
     config = load_recipe(arguments.recipe, arguments.overrides)
     tasks = load_tasks(config)
+    targets = load_targets(config, arguments.tasks) if arguments.tasks else {}
+    _fetch(config)
     tokenizer = load_tokenizer(config)
     with PrepareProgress(_console()) as progress:
         rows = prepare_data(config, tasks, tokenizer, progress)
+        skipped = {}
+        if targets:
+            from trainer.evaluation.targets import prepare_targets
+
+            trained, told = tasks_of(open_prepared(config, tasks, tokenizer)), lambda what, n, _: progress(what, n)
+            skipped = prepare_targets(config, trained, targets, tokenizer, told)
     _console().print(prepare_table(rows))
+    for name, left_out in skipped.items():
+        ready = ", ".join(code for code in targets[name].languages if code not in left_out)
+        without = "".join(f"; skipped {', '.join(codes)}: {why}" for codes, why in alike(left_out.items()))
+        _say(f"{name}: test sets are ready in {ready or 'no language'}{without}")
+
+
+def _fetch(config) -> None:
+    """The encoder into the hub's cache, for machines without a network."""
+    import huggingface_hub
+
+    from trainer.model.encoder import fetch_encoder
+
+    try:
+        if fetch_encoder(config):
+            _say(f"{config.model.encoder} is in the hub's cache, {huggingface_hub.constants.HF_HUB_CACHE}")
+    except UserError as error:
+        if not (huggingface_hub.constants.HF_HUB_OFFLINE or config.model.tokenizer):  # it may be yet to be trained
+            raise
+        _say(f"warning: {error.what}, which a run will need: {error.why}")
 
 
 def _plan_options(sub: argparse.ArgumentParser) -> None:
@@ -177,14 +216,11 @@ def train(arguments) -> None:
 
 
 def _doctor_options(sub: argparse.ArgumentParser) -> None:
-    def names(text: str) -> list[str]:
-        return [name for name in text.split(",") if name]
-
     sub.add_argument("recipe", nargs="?", type=Path, help="a YAML file; default: the machine is checked alone")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of recipe keys")
     sub.add_argument("--hostfile", type=Path, metavar="FILE", help="the hosts of a run, as deepspeed takes them")
     sub.add_argument("--master-port", type=int, metavar="PORT", help="of the run; default: MASTER_PORT, else random")
-    sub.add_argument("--only", type=names, default=[], metavar="A,B", help="of the checks, e.g. ports,clocks")
+    sub.add_argument("--only", type=_names, default=[], metavar="A,B", help="of the checks, e.g. ports,clocks")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, with all figures")
 
 
@@ -238,11 +274,8 @@ def launch(arguments) -> None:
 
 
 def _target_options(sub: argparse.ArgumentParser) -> None:
-    def names(text: str) -> list[str]:
-        return [name for name in text.split(",") if name]
-
-    sub.add_argument("--tasks", type=names, metavar="A,B", help="targets; default: the dev sets of the model's tasks")
-    sub.add_argument("--languages", type=names, metavar="DE,FR", help="of the targets' languages; default: all")
+    sub.add_argument("--tasks", type=_names, metavar="A,B", help="targets; default: the dev sets of the model's tasks")
+    sub.add_argument("--languages", type=_names, metavar="DE,FR", help="of the targets' languages; default: all")
     sub.add_argument("--layer", metavar="N", help="of sentence vectors: 0 to the last, last, or all for a sweep")
     sub.add_argument("--pooling", choices=("mean", "cls"), help="of sentence vectors; default: mean")
     sub.add_argument("--out", type=Path, metavar="FOLDER", help="for scores and predictions; default: MODEL/evaluation")
@@ -318,7 +351,8 @@ def _study_options(sub: argparse.ArgumentParser) -> None:
     mode.add_argument("--slurm", action="store_true", help="print a script that submits the cells as Slurm arrays")
     mode.add_argument("--tables", action="store_true", help="write the tables of what is done, and run nothing")
     mode.add_argument("--cell", metavar="NAME", help="run this one cell")
-    sub.add_argument("--redo", action="store_true", help="run cells anew whose settings changed")
+    again = "run the cells of these names again, e.g. 'xlmr-mnli-*'; without a name, those whose settings changed"
+    sub.add_argument("--redo", nargs="*", metavar="CELL", help=again)
     launcher = 'of the runs, e.g. "deepspeed --num_gpus 2"; default: deepspeed on GPUs, else one process'
     sub.add_argument("--launcher", metavar="COMMAND", help=launcher)
 
@@ -327,8 +361,12 @@ def study(arguments) -> None:
     from trainer.study.command import Options, run_study
 
     modes = (arguments.dry_run, arguments.slurm, arguments.tables, arguments.cell)
-    options = Options(*modes, arguments.redo, arguments.launcher)
-    run_study(arguments.study, arguments.overrides, options, _console(), _say)
+    redo, overrides = arguments.redo, list(arguments.overrides)
+    if redo is not None:  # it takes the overrides behind it for names
+        overrides += [text for text in redo if "=" in text]
+        redo = tuple(text for text in redo if "=" not in text)
+    options = Options(*modes, redo, arguments.launcher)
+    run_study(arguments.study, overrides, options, _console(), _say)
 
 
 def _console():

@@ -74,7 +74,8 @@ class Launcher:
             return int(self.words[-1]) * slurm_nodes(os.environ)
         each = _number(self.words, _PROCESSES)
         if self.is_deepspeed:
-            return each
+            included = self.words[self.words.index("--include") + 1] if "--include" in self.words else ""
+            return each or (included.count(",") + 1 if ":" in included else None)
         if self.name == "torchrun":
             return each and each * (_number(self.words, _NODES) or 1)
         return 1
@@ -175,11 +176,31 @@ def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
             hostfile = Path(launcher.words[place + 1])
             launcher = Launcher((*launcher.words[:place], *launcher.words[place + 2 :]))
     if hostfile is None:
-        return launcher
+        return _on_visible_gpus(launcher, os.environ) if launcher.is_deepspeed else launcher
     if not launcher.is_deepspeed:
         fix = "leave out --hostfile: in a Slurm job srun knows the nodes, and launch/torchrun.sh is started on each"
         raise UserError(f"only deepspeed reads a hostfile, not {launcher.name}", fix=fix)
     return Launcher(launcher.words, hosts.read_hostfile(hostfile), Path(hostfile))
+
+
+def _on_visible_gpus(launcher: Launcher, environ: Mapping[str, str]) -> Launcher:
+    """deepspeed's --num_gpus takes the first GPUs of the machine, whatever CUDA_VISIBLE_DEVICES says: so these are
+    named instead.
+
+    Raises:
+        UserError: there are fewer, or they have names.
+    """
+    visible, count = environ.get("CUDA_VISIBLE_DEVICES", ""), _number(launcher.words, _PROCESSES)
+    devices = visible.split(",")
+    if not visible or not count or environ.get("DS_ACCELERATOR") == "cpu" or not gpus_of_node():
+        return launcher
+    if count > len(devices) or not all(map(str.isdigit, devices)):
+        what = f"deepspeed cannot start {count} processes on the GPUs of CUDA_VISIBLE_DEVICES={visible}"
+        why = "it takes numbers only, one a process"
+        raise UserError(what, why=why, fix=f'--launcher "torchrun --standalone --nproc_per_node {len(devices)}"')
+    place = next(i for i, word in enumerate(launcher.words) if _PROCESSES.match(word.partition("=")[0]))
+    rest = launcher.words[place + (1 if "=" in launcher.words[place] else 2) :]
+    return Launcher((*launcher.words[:place], "--include", f"localhost:{','.join(devices[:count])}", *rest))
 
 
 def srun(processes: int, options: Sequence[str] = ()) -> Launcher:

@@ -187,9 +187,6 @@ def describe(config: RunConfig, launcher: Launcher, why: str, environ: Mapping[s
 
 def processes_of(launcher: Launcher) -> int:
     """Processes of a run; where the launcher's words do not say, one a GPU."""
-    words = list(launcher.words)
-    if "--include" in words and not launcher.hosts:
-        return words[words.index("--include") + 1].count(",") + 1
     return launcher.processes or gpus_of_node() or 1
 
 

@@ -125,9 +125,11 @@ class Running:
 
 @contextlib.contextmanager
 def signals_taken() -> Iterator[list[int]]:
-    """Meanwhile signals that would end this process only grow a list, in the order in which they come."""
+    """Meanwhile signals that would end this process only grow a list, in the order in which they come. Under nohup the
+    end of a terminal is none."""
     told: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in PASSED_ON}
+    taken = [n for n in PASSED_ON if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in taken}
     try:
         yield told
     finally:

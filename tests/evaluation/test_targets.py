@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 
 from tests.launching import DEMO
@@ -42,6 +43,18 @@ def fails(capfd):
         return error
 
     return run
+
+
+def test_test_sets_are_prepared_before_there_is_a_model(tmp_path, capfd, monkeypatch):
+    """And an encoder that cannot be fetched for want of a network is told."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    own = ["tasks=[panx]", f"data.store={tmp_path}", "model.tokenizer=sample", "model.encoder=nobody/no-such-model"]
+    assert run_command(["prepare", str(DEMO), "--tasks", "panx,tatoeba", *own]) == 0
+    printed = capfd.readouterr().out
+    assert "warning: cannot load the config of 'nobody/no-such-model'" in printed
+    assert "panx: test sets are ready in de, en," in printed and "; skipped af, " in printed
+    assert "tatoeba: test sets are ready in de, es," in printed
+    assert list(tmp_path.glob("panx-de-test-*/manifest.json")) and not list(tmp_path.glob("panx-af-test-*"))
 
 
 def test_retrieval_needs_no_heads(plain, tatoeba, tmp_path, capfd):

@@ -9,8 +9,9 @@ from transformers import AutoModel, ElectraConfig, GPT2Config, XLMRobertaForMask
 from tests.model.encoders import CONFIGS
 from trainer.config import ModelSection, RunConfig
 from trainer.errors import UserError
+from trainer.model import encoder
 from trainer.model.attention import SDPA
-from trainer.model.encoder import SHAPES, load_encoder, load_tokenizer, position_offset
+from trainer.model.encoder import SHAPES, fetch_encoder, load_encoder, load_tokenizer, position_offset
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,33 @@ def test_published_sizes(name):
     millions = {"xlm-roberta-base": 277.5, "xlm-roberta-large": 558.8}
     if name in millions:
         assert found / 1e6 == pytest.approx(millions[name], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("there", "fetched"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
+        (["model.safetensors.index.json"], ["model.safetensors.index.json", "its shards"]),
+        (["pytorch_model.bin"], ["pytorch_model.bin"]),
+    ],
+)
+def test_weights_are_fetched_as_they_will_be_loaded(monkeypatch, there, fetched):
+    found = []
+
+    def cached_file(name, file, revision, **_):
+        assert (name, revision) == ("some/encoder", "v2")
+        found.extend([file] * (file in there and file not in found))
+        return file if file in there else None
+
+    monkeypatch.setattr(encoder, "encoder_config", lambda config, name: None)
+    monkeypatch.setattr(encoder, "cached_file", cached_file)
+    monkeypatch.setattr(encoder, "get_checkpoint_shard_files", lambda *_, revision: found.append("its shards"))
+    assert fetch_encoder(recipe("some/encoder", revision="v2")) and found == fetched
+    there.clear()
+    with pytest.raises(UserError, match="cannot load the weights of 'some/encoder'"):
+        fetch_encoder(recipe("some/encoder", revision="v2"))
+
+
+def test_nothing_is_fetched_of_what_is_here(folder):
+    assert not fetch_encoder(recipe(folder)) and not fetch_encoder(recipe("sample"))
+    assert not fetch_encoder(recipe("xlm-roberta-large", init="random"))

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.launching import DEMO
+from trainer import attempt
 from trainer.launchers import Launcher
 from trainer.study.plan import make_cells
 from trainer.study.spec import load_study
@@ -70,6 +71,7 @@ def cells_of(write):
 def calls(tmp_path, monkeypatch):
     """The commands that the fake launcher was given so far, in order."""
     path = tmp_path / "calls"
+    monkeypatch.setattr(attempt, "LOOK", 0.02)
     monkeypatch.setenv("FAKE_CALLS", str(path))
     for name in ("FAKE_FAIL", "FAKE_EMPTY", "FAKE_HOLD", "FAKE_SCORES", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

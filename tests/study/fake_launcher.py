@@ -4,12 +4,15 @@ The environment says what goes wrong:
     FAKE_CALLS   file that gets a line for every command: its name and its cell
     FAKE_FAIL    command:cell names that end with exit code 3
     FAKE_EMPTY   command:cell names that end well but leave nothing behind
-    FAKE_HOLD    command:cell name that first makes FAKE_CALLS.held, then waits for FAKE_CALLS.release
+    FAKE_HOLD    command:cell name that first makes FAKE_CALLS.held, then waits for FAKE_CALLS.release; training told to
+                 stop says so in its run folder and ends with 0, as some launchers do
     FAKE_SCORES  JSON file: cell name -> task -> average
 """
 
 import json
 import os
+import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -26,6 +29,9 @@ def main() -> None:
         file.write(f"{command}:{cell.name}\n")
     label = f"{command}:{cell.name}"
     if label == os.environ.get("FAKE_HOLD"):
+        if command == "train":
+            begin(cell / "run")
+            train(cell, arguments, given)  # an export alone does not make a run complete
         calls.with_suffix(".held").write_text("")
         give_up = time.monotonic() + 60
         while not calls.with_suffix(".release").exists() and time.monotonic() < give_up:
@@ -36,11 +42,35 @@ def main() -> None:
         sys.exit(3)
     if label not in os.environ.get("FAKE_EMPTY", "").split():
         (train if command == "train" else evaluate)(cell, arguments, given)
+        if command == "train":
+            write_event(cell / "run", "finish")
     print(f"{label} is done")
 
 
 def option(arguments: list[str], name: str) -> str:
     return arguments[arguments.index(name) + 1]
+
+
+def begin(run: Path) -> None:
+    """What the ranks of a run do first, and when they are told to stop."""
+    write_event(run, "start")
+    who = {"rank": 0, "host": socket.gethostname(), "pid": os.getpid(), "attempt": os.environ["XSTILTS_ATTEMPT"]}
+    (run / "ranks").mkdir(exist_ok=True)
+    (run / "ranks" / "rank-0.json").write_text(json.dumps(who))
+
+    def stop(number, frame) -> None:
+        cause = f"stopped by {signal.Signals(number).name}; saved at step 7"
+        (run / "ranks" / "exit-0.json").write_text(json.dumps({**who, "code": 28, "cause": cause}))
+        os._exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop)
+
+
+def write_event(run: Path, event: str) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / "events.jsonl", "a") as file:
+        file.write(json.dumps({"event": event, "step": 0}) + "\n")
 
 
 def train(cell: Path, arguments: list[str], given: dict[str, str]) -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import time
 import pytest
 from rich.console import Console
 
-from tests.launching import ROOT, xstilts
+from tests.launching import ROOT, kill_all, xstilts
 from tests.study.conftest import LAUNCHER_TEXT
 from trainer.cli import run_command
 from trainer.config import load_recipe
@@ -61,6 +60,15 @@ def test_a_study_ends_with_all_its_tables(study, write, tmp_path, calls):
     assert code == 0 and len(calls()) == before and "tiny: scores" in out
 
 
+def test_without_matplotlib_only_the_heat_map_is_left_out(study, write, tmp_path, calls, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, _ = study(write(), "--tables")
+    assert code == 0 and out.count("warning") == 1 and "pip install 'xstilts[bench]'" in out
+    tables = tmp_path / "study" / "tables"
+    assert not (tables / "differences.png").exists()
+    assert "differences.png" not in (tables / "differences.md").read_text()
+
+
 def test_a_dry_run_runs_nothing(study, write, tmp_path, calls):
     code, out, _ = study(write(), "--dry-run")
     assert code == 0 and not calls() and not (tmp_path / "study").exists()
@@ -89,8 +97,8 @@ def test_failures_end_the_command_with_1(study, write, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_FAIL", "train:tiny-mnli-seed1")
     code, out, error = study(write())
     assert code == 1
-    assert "4 cells are not done, 9 are" in error and "next: " in error
-    assert "tiny-mnli-seed1 failed: train ended with exit code 3; log:" in out
+    assert error.endswith("exit 1: 4 cells are not done, 9 are; failed: tiny-mnli-seed1\n") and "next: " in error
+    assert "tiny-mnli-seed1 failed: train ended with exit code 3: " in out and "; log: " in out
     text = (tmp_path / "study" / "tables" / "scores.md").read_text()
     assert "50.0 (1 of 2)" in text and "missing: xnli of tiny mnli (seeds 1)" in text
 
@@ -125,6 +133,29 @@ def test_changed_settings(study, write, calls):
     assert code == 0 and "tiny-none-xnli-seed1 changed: train.steps: 300 -> 5" in out
     code, out, _ = study(write(), "targets.xnli.overrides.train.steps=5", "--redo")
     assert code == 0 and len(calls()) == before + 8 and "xnli-seed1.before-1" in out
+
+
+def test_cells_are_run_again_by_name(study, write, calls, tmp_path):
+    study(write())
+    folder = tmp_path / "study" / "cells"
+    scores = folder / "tiny-mnli-panx-seed1" / "evaluation" / "scores.json"
+    scores.write_text(scores.read_text().replace("its file is empty", "no test files"))
+    assert "xstilts study STUDY --redo tiny-mnli-panx-seed1\n" in study(write(), "--tables")[1]
+    before = len(calls())
+    names = ("--redo", "tiny-mnli-panx-*", "tiny-none-tatoeba")
+    code, out, _ = study(write(), *names, "--slurm")
+    assert code == 0 and out.count(" --cell ") == 3 and out.count("tiny-none-tatoeba --cell ") == 3
+    code, out, _ = study(write(), *names, "seeds=[1,2]")
+    expected = ["evaluate:tiny-none-tatoeba", "evaluate:tiny-mnli-panx-seed1"]  # whose training is good
+    expected += ["train:tiny-mnli-panx-seed2", "evaluate:tiny-mnli-panx-seed2"]
+    assert code == 0 and calls()[before:] == expected
+    assert (scores.parent.with_name("evaluation.before-1") / "scores.json").is_file()
+    assert (folder / "tiny-mnli-panx-seed2.before-1" / "done.json").is_file()
+    assert "STUDY --redo" not in out
+    assert study(write(), "--redo", "tiny-mnli-seed2")[0] == 0  # and what starts from it
+    assert len(calls()) == before + len(expected) + 6
+    code, _, error = study(write(), "--redo", "tiny-mnli-panks-*")
+    assert code == 2 and "no such cell" in error and len(calls()) == before + len(expected) + 6
 
 
 def test_the_tables_of_a_study_run_anew_lack_what_is_still_to_be_run(study, write, calls, tmp_path):
@@ -198,8 +229,7 @@ def test_the_demo_study_killed_and_continued(tmp_path):
         while not (tmp_path / "study" / held / "run" / "events.jsonl").exists():
             assert process.poll() is None, (tmp_path / "out.txt").read_text()[-3000:]
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(60)
+        kill_all(process)
         finished = {str(p): p.stat().st_mtime for p in (tmp_path / "study").rglob("done.json")} | finished
     assert len(finished) >= 8
     done = xstilts("study", DEMO_STUDY, *overrides, timeout=900)

@@ -162,6 +162,7 @@ def test_cells_are_compared_over_the_languages_that_all_of_them_have(study_with,
         "not scored: xnli in de (1 of 4 cells): no test files",
         "averaged without: xnli in de, which not all of its cells have",
         "not scored: panx in sw: its file is empty",
+        "once those test files are there, evaluate again: xstilts study STUDY --redo tiny-mnli-xnli-seed1",
     ]
     scores["tasks"]["xnli"] |= {"average": None, "languages": {}}
     path.write_text(json.dumps(scores))  # missing as a whole, so that it takes no language from the others

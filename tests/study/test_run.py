@@ -1,20 +1,24 @@
 """Running: what is done is skipped, what failed is apart, what was killed goes on."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from tests.launching import ROOT
+from tests.launching import ROOT, kill_all
 from tests.study.conftest import LAUNCHER, LAUNCHER_TEXT
+from trainer import launching
 from trainer.errors import UserError
 from trainer.launchers import Launcher
 from trainer.study import record
-from trainer.study.launch import last_lines, open_launcher
+from trainer.study.launch import Stopped, last_lines, open_launcher
 from trainer.study.run import check_starts, failures, is_done, refuse_changed, run_cells
 
 
@@ -163,8 +167,7 @@ def test_killed_in_the_middle_no_finished_cell_is_redone(write, cells_of, calls,
     path, (_, cells) = write(), cells_of()
     killed = drive(path, tmp_path, FAKE_HOLD=held)
     wait_for((tmp_path / "calls.held").exists)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait(60)
+    kill_all(killed)
     finished = [name for name, cell in cells.items() if is_done(cell)]
     assert len(finished) == 5  # three of the baseline, the intermediate run, its first cell
     assert record.state_of(cells["tiny-mnli-panx-seed1"]) == "begun"
@@ -192,6 +195,64 @@ def test_what_a_killed_study_left_running_is_waited_for(write, cells_of, calls, 
     assert all(map(is_done, cells.values()))
 
 
+@pytest.mark.parametrize(
+    ("step", "number", "code"),
+    [("train", signal.SIGTERM, 28), ("train", signal.SIGINT, 130), ("evaluate", signal.SIGUSR1, 28)],
+)
+def test_a_signal_reaches_the_cell_and_ends_the_study(cells_of, calls, tmp_path, monkeypatch, step, number, code):
+    """Its launcher ends with 0, and yet the cell is not done; nor has it failed."""
+    _, cells = cells_of()
+    cell = cells["tiny-none-panx-seed1"]
+    monkeypatch.setenv("FAKE_HOLD", f"{step}:{cell.name}")
+
+    def tell():
+        wait_for((tmp_path / "calls.held").exists)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    said = []
+    with pytest.raises(Stopped, match=f"{cell.name}: stopped by {number.name}") as error:
+        run_cells(list(cells.values()), LAUNCHER, said.append)
+    thread.join()
+    assert error.value.exit_code == code and "failed" not in " ".join(said)
+    if number == signal.SIGTERM:
+        assert "saved at step 7" in error.value.why
+    assert record.state_of(cell) == "begun" and is_done(cells["tiny-none-xnli-seed1"])
+    monkeypatch.delenv("FAKE_HOLD")
+    before = len(calls())
+    run(cells)
+    assert calls()[before] == f"{step}:{cell.name}" and all(map(is_done, cells.values()))
+
+
+def test_a_run_that_somebody_else_stops_ends_the_study(cells_of, calls, tmp_path, monkeypatch):
+    _, cells = cells_of()
+    cell = cells["tiny-none-xnli-seed1"]
+    monkeypatch.setenv("FAKE_HOLD", f"train:{cell.name}")
+
+    def tell():
+        wait_for((tmp_path / "calls.held").exists)
+        os.kill(json.loads((cell.run / "ranks" / "rank-0.json").read_text())["pid"], signal.SIGUSR1)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    with pytest.raises(Stopped, match="its run was stopped") as error:
+        run(cells)
+    thread.join()
+    assert error.value.exit_code == 28 and record.state_of(cell) == "begun"
+
+
+def test_a_file_system_without_locks_is_told(cells_of, calls, monkeypatch):
+    def refuse(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    _, cells = cells_of()
+    said = []
+    assert run({"one": cells["tiny-none-tatoeba"]}, said) == {"tiny-none-tatoeba": "done"}
+    assert "warning: nothing keeps a second study out of" in " ".join(said)
+
+
 def test_launchers_take_the_trainer_as_a_module(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     python = open_launcher(f"{sys.executable} -X dev")
@@ -204,6 +265,17 @@ def test_launchers_take_the_trainer_as_a_module(monkeypatch):
     assert Launcher(("/bin/deepspeed", "--master_port=7")).command([])[1:] == ["--master_port=7", "--module", "trainer"]
     assert Launcher(("torchrun", "--nproc-per-node=4")).processes == 4
     assert Launcher(("deepspeed",)).processes is None
+
+
+def test_the_default_launcher_takes_the_gpus_that_are_visible(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # each cell has the job's node for itself
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setattr(launching, "gpus_of_node", lambda: 2)
+    launcher = open_launcher(None)
+    assert launcher.is_deepspeed and launcher.words[-2:] == ("--include", "localhost:2,3")
+    monkeypatch.setattr(launching, "gpus_of_node", lambda: 0)
+    assert open_launcher(None).is_python
 
 
 def test_a_launcher_that_does_not_exist(monkeypatch):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -81,6 +83,31 @@ def test_cells_of_a_run_that_is_done_wait_for_nothing(cells_of, submit):
     [(words, script), _] = submit(slurm_script(study, left, ["echo"]))
     assert not any(word.startswith("--dependency") for word in words)
     assert tasks_of(script, 2) == ["--cell tiny-mnli-xnli-seed1", "--cell tiny-none-tatoeba"]
+
+
+def test_a_job_passes_the_signal_on_and_goes_back_into_the_queue(cells_of, submit, tmp_path):
+    study, cells = cells_of()
+    wait = "import pathlib, signal, time; signal.signal(signal.SIGUSR1, lambda *_: exit(28)); "
+    wait += f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"
+    [(_, script), _] = submit(slurm_script(study, [cells["tiny-none-tatoeba"]], [sys.executable, "-c", wait]))
+    head = script.split("commands=(")[0].splitlines()  # Slurm reads no option behind a command
+    assert head[0] == "#!/usr/bin/env bash" and head[1:] == [
+        "#SBATCH --requeue", "#SBATCH --open-mode=append", "#SBATCH --signal=B:USR1@300"
+    ]  # fmt: skip
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path / "requeued"}\n')
+    scontrol.chmod(0o755)
+    array = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "77", "SLURM_JOB_ID": "77"}
+    environment = {**os.environ, **array, "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    (tmp_path / "job.sh").write_text(script)
+    job = subprocess.Popen(["bash", str(tmp_path / "job.sh")], env=environment)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(30) == 28
+    assert (tmp_path / "requeued").read_text() == "requeue 77_0\n"
 
 
 def test_nothing_left_to_do_is_said(cells_of):

@@ -3,10 +3,8 @@
 import csv
 import io
 
-import pytest
 from rich.console import Console
 
-from trainer.errors import UserError
 from trainer.study import plot
 from trainer.study.results import Grid, Statistic
 from trainer.study.tables import as_csv, latex, markdown, terminal_tables
@@ -83,10 +81,3 @@ def test_the_heat_map_is_a_picture(tmp_path):
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     empty = plot.heat_map(Grid("differences to none", (MNLI,), COLUMNS, {}, True, 2), tmp_path / "empty.png")
     assert empty.stat().st_size > 1000
-
-
-def test_a_missing_matplotlib_is_said(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(UserError) as error:
-        plot.require_matplotlib()
-    assert error.value.fix == "pip install 'xstilts[bench]'"

@@ -17,6 +17,7 @@ from trainer.tasks.spec import Task
 
 RETRIEVAL = "retrieval"  # the group whose scores need no training
 OTHER = "other"  # that of a target without one
+NO_FILES, NO_EXAMPLES = "no test files", "no test examples"  # reasons to skip a language
 SCORES, FILES = "scores.json", ("predictions", "labels")
 PARTIAL = ".partial"
 

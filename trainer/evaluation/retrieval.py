@@ -19,10 +19,10 @@ from trainer.errors import NoExamples, UserError
 from trainer.evaluation.metrics import accuracy
 from trainer.evaluation.mining import mine, tune_threshold, unique_sentences
 from trainer.evaluation.neighbours import nearest
-from trainer.evaluation.results import LanguageResult, Skipped, TargetResult
+from trainer.evaluation.results import NO_EXAMPLES, NO_FILES, LanguageResult, Skipped, TargetResult
 from trainer.evaluation.scorer import TOP, bucc_f1, mean_average_precision
 from trainer.evaluation.vectors import choose_layer, sentence_vectors
-from trainer.evaluation.zero_shot import NO_EXAMPLES, NO_FILES, Progress, languages_for, missing_file
+from trainer.evaluation.zero_shot import Progress, languages_for, missing_file
 from trainer.plan.devices import available_memory
 from trainer.tasks.spec import Task
 

@@ -14,10 +14,10 @@ from trainer.config import RunConfig, load_recipe
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluation.layer_sweep import sweep_layers
-from trainer.evaluation.results import TargetResult, check_writable
-from trainer.evaluation.retrieval import PROTOCOLS, evaluate_retrieval
+from trainer.evaluation.results import Skipped, TargetResult, check_writable
+from trainer.evaluation.retrieval import PROTOCOLS, evaluate_retrieval, read_languages
 from trainer.evaluation.vectors import choose_layer, open_encoder
-from trainer.evaluation.zero_shot import Progress, evaluate_targets, languages_for
+from trainer.evaluation.zero_shot import Progress, evaluate_targets, languages_for, prepare_tests
 from trainer.restore import RestoredModel, is_export, is_ours, open_model
 from trainer.session import replace_section
 from trainer.tasks import load_targets
@@ -148,6 +148,29 @@ def open_for_targets(
         config = replace_section(config, "model", tokenizer=None, init="pretrained")
     encoder, tokenizer = open_encoder(str(model), config, world)
     return TargetRun(str(model), config, world, tasks, languages, encoder, tokenizer, None)
+
+
+def prepare_targets(
+    config: RunConfig,
+    trained: Mapping[str, Task],
+    tasks: Mapping[str, Task],
+    tokenizer,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Skipped]]:
+    """Fetch and prepare all that evaluating targets reads, so that it needs no network; task -> language -> why it will
+    be skipped.
+
+    Args:
+        trained: the tasks of the recipe, with their labels filled in.
+
+    Raises:
+        UserError: no head of the recipe's scores a target, missing or malformed test data.
+    """
+    scored, retrieved = _parted(tasks)
+    skipped = prepare_tests(config, trained, scored, tokenizer, progress)
+    for name, task in retrieved.items():  # read as it is; what comes from the hub stays in its cache
+        _, skipped[name] = read_languages(task, config, None)
+    return {name: skipped[name] for name in tasks}
 
 
 def default_out(model: Path) -> Path:

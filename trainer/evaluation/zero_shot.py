@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 from trainer import distributed
-from trainer.config import DataSection
+from trainer.config import DataSection, RunConfig
 from trainer.data.loader import Collator, PackedBatch
 from trainer.data.prepare import open_split
 from trainer.data.sources import find_files, on_hub
 from trainer.errors import NoExamples, UserError
 from trainer.evaluation.dev import Part, decode, run_packs
-from trainer.evaluation.results import LanguageResult, Skipped, TargetResult
+from trainer.evaluation.results import NO_EXAMPLES, NO_FILES, LanguageResult, Skipped, TargetResult
 from trainer.model.encoder import position_offset
+from trainer.model.heads import members_of
 from trainer.restore import RestoredModel
 from trainer.tasks import FORMATS
 from trainer.tasks.spec import Task
 
-NO_FILES, NO_EXAMPLES = "no test files", "no test examples"  # reasons to skip a language
 Progress = Callable[[str, int, int | None], None]  # (what, done, in all if that is known)
 
 
@@ -53,7 +53,9 @@ def evaluate_targets(
     wanted = {
         name: {code: task.in_language(code) for code in languages_for(task, languages)} for name, task in known.items()
     }
-    skipped = distributed.on_first(lambda: _prepare(restored, wanted, languages is None, progress))
+    skipped = distributed.on_first(
+        lambda: _prepare(restored.config, restored.tokenizer, wanted, languages is None, progress)
+    )
     parts: dict[str, dict[str, Part]] = {name: {} for name in wanted}
     for name, variants in wanted.items():
         for code, task in variants.items():
@@ -66,6 +68,29 @@ def evaluate_targets(
         found = _evaluate(restored, parts[name], name, progress)
         results[name] = TargetResult(task, found, skipped[name], _notes(chosen[name], parts[name]))
     return results if restored.world.first else {}
+
+
+def prepare_tests(
+    config: RunConfig,
+    trained: Mapping[str, Task],
+    tasks: Mapping[str, Task],
+    tokenizer,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Skipped]]:
+    """Prepare what `evaluate_targets` will read in all languages, before there is a model; task -> language -> why it
+    is skipped.
+
+    Args:
+        trained: the tasks of the recipe, with their labels filled in.
+        tasks: as for `evaluate_targets`.
+
+    Raises:
+        UserError: as `evaluate_targets` does before it evaluates.
+    """
+    members = members_of(trained, config.model.heads == "family")
+    known = {name: _with_head_labels(task, trained[head_for(task, trained, members)]) for name, task in tasks.items()}
+    wanted = {name: {code: task.in_language(code) for code in task.languages} for name, task in known.items()}
+    return _prepare(config, tokenizer, wanted, True, progress)
 
 
 def languages_for(task: Task, languages: Sequence[str] | None) -> list[str]:
@@ -123,7 +148,8 @@ def _with_head_labels(task: Task, trained: Task) -> Task:
 
 
 def _prepare(
-    restored: RestoredModel,
+    config: RunConfig,
+    tokenizer,
     wanted: Mapping[str, Mapping[str, Task]],
     skip_missing: bool,
     progress: Progress | None,
@@ -134,13 +160,13 @@ def _prepare(
     for name, variants in wanted.items():
         first_missing = None
         for code, task in variants.items():
-            missing = missing_file(task, restored.config.data) if skip_missing else None
+            missing = missing_file(task, config.data) if skip_missing else None
             try:
                 if missing:
                     first_missing = first_missing or missing
                     skipped[name][code] = Skipped(NO_FILES, missing.why)
                 else:
-                    open_split(restored.config, task, "test", restored.tokenizer, make=True, progress=told)
+                    open_split(config, task, "test", tokenizer, make=True, progress=told)
             except NoExamples as error:
                 skipped[name][code] = Skipped(NO_EXAMPLES, error.what)
         if first_missing and len(skipped[name]) == len(variants):

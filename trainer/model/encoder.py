@@ -9,6 +9,14 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -91,6 +99,31 @@ def load_tokenizer(config: RunConfig):
     return tokenizer
 
 
+def fetch_encoder(config: RunConfig) -> bool:
+    """Have the hub's cache hold what `load_encoder` reads, so that it needs no network; the weights are not loaded.
+    Whether there is anything to fetch.
+
+    Raises:
+        UserError: as `load_encoder`, but for missing weights.
+    """
+    name, revision = config.model.encoder, config.model.revision
+    if name == "sample" or Path(name).is_dir():
+        return False
+    encoder_config(config, name)
+    if config.model.init == "random":
+        return name not in SHAPES
+    try:
+        for whole, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+            if _cached(name, whole, revision):
+                return True
+            if _cached(name, index, revision):
+                get_checkpoint_shard_files(name, _cached(name, index, revision), revision=revision)
+                return True
+        raise OSError(f"it has neither {SAFE_WEIGHTS_NAME} nor {WEIGHTS_NAME}, whole or in parts")
+    except (OSError, ValueError) as error:
+        raise _not_loaded("weights", name, error, "model.encoder=FOLDER, or model.init=random") from None
+
+
 def load_encoder(config: RunConfig, attention: str) -> tuple[torch.nn.Module, KeyReport]:
     """The encoder in fp32 on the CPU, without a pooler, and what became of its checkpoint's keys.
 
@@ -170,6 +203,11 @@ def encoder_config(config: RunConfig, name: str):
     if config.model.dropout is not None:
         settings.hidden_dropout_prob = settings.attention_probs_dropout_prob = config.model.dropout
     return settings
+
+
+def _cached(name: str, file: str, revision: str) -> str | None:
+    """A file of the hub's, fetched if need be; None if the model has none of that name."""
+    return cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
 
 
 def _not_loaded(what: str, name: str, error: Exception, fix: str) -> UserError:

@@ -86,6 +86,19 @@ HEADS: dict[str, tuple[type[nn.Module], Callable[[torch.Tensor, Arrays], torch.T
 }
 
 
+def members_of(tasks: Mapping[str, Task], share: bool) -> dict[str, list[str]]:
+    """Head -> names of the tasks that it serves.
+
+    Args:
+        share: tasks of a family have one head.
+    """
+    members: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        own = task.head or name  # language variants of a task have one head, under any setting
+        members.setdefault(f"{task.family}_family" if share and task.family else own, []).append(name)
+    return members
+
+
 class HeadBank(nn.Module):
     """The heads of a mixture.
 
@@ -101,10 +114,7 @@ class HeadBank(nn.Module):
     def __init__(self, tasks: Mapping[str, Task], hidden: int, dropout: float, share: bool, seed: int, settings=None):
         super().__init__()
         self.tasks = dict(tasks)
-        self.members: dict[str, list[str]] = {}
-        for name, task in tasks.items():
-            own = task.head or name  # language variants of a task have one head, under any setting
-            self.members.setdefault(f"{task.family}_family" if share and task.family else own, []).append(name)
+        self.members = members_of(tasks, share)
         self.heads = nn.ModuleDict()
         for head, names in self.members.items():
             first = tasks[names[0]]

@@ -25,7 +25,9 @@ from trainer.study.run import (
     check_starts,
     failures,
     is_done,
+    matching,
     refuse_changed,
+    run_again,
     run_cells,
 )
 from trainer.study.slurm import slurm_script
@@ -46,7 +48,7 @@ class Options:
         slurm: give a script instead of running.
         only_tables: write the tables of what is done, run nothing.
         cell: run this one.
-        redo: run cells anew that were run with other settings.
+        redo: run cells again: those of these patterns, or where there are none, those run with other settings.
         launcher: of the runs; None: see `open_launcher`.
     """
 
@@ -54,7 +56,7 @@ class Options:
     slurm: bool = False
     only_tables: bool = False
     cell: str | None = None
-    redo: bool = False
+    redo: tuple[str, ...] | None = None
     launcher: str | None = None
 
 
@@ -70,6 +72,7 @@ def run_study(
     Raises:
         UserError: the study, its recipes or what is there of it are wrong, before anything is run.
         CellsFailed: some cells failed, after all others were run and the tables written.
+        Stopped: by a signal; no tables are written.
     """
     study = load_study(path, overrides)
     cells = make_cells(study)
@@ -77,18 +80,18 @@ def run_study(
     def say(line: str) -> None:
         console.print(Text(line), soft_wrap=True)
 
+    again = matching(cells, options.redo or ())
+    unchanged = [] if options.redo == () else [cell for cell in cells if cell not in again]  # or an error
     if options.slurm:
-        if not options.redo:
-            refuse_changed(cells, False, say)
+        refuse_changed(unchanged, False, say)
         launcher = options.launcher and open_launcher(options.launcher)
         if launcher and launcher.name != "srun":  # else the GPUs of each job decide
-            check_packs(cells, launcher.processes or 1)
-        print_plain(slurm_script(study, [c for c in cells if not is_done(c)], _words(path, overrides, options)))
+            check_packs(cells, launcher.processes or 1, again)
+        todo = [cell for cell in cells if not is_done(cell) or cell in again]
+        print_plain(slurm_script(study, todo, _words(path, overrides, options)))
         return
-    if options.cell is None:
-        plot.require_matplotlib()
     if options.only_tables:
-        if options.redo:  # some may still wait to be run anew, as in the last job of a Slurm script
+        if options.redo is not None:  # some may still wait to be run anew, as in the last job of a Slurm script
             for line in _changed(cells):
                 say(f"{line}; missing below until it is run anew")
         else:
@@ -97,14 +100,16 @@ def run_study(
         return
     launcher = open_launcher(options.launcher)
     if options.dry_run:
-        _show(console, *_plan(cells, launcher))
-        check_packs(cells, processes_of(launcher))
+        _show(console, *_plan(cells, launcher), *(Text(f"{cell.name} is to be run again") for cell in again))
+        check_packs(cells, processes_of(launcher), again)
         return
     wanted = [cell for cell in cells if options.cell in (None, cell.name)]
     if not wanted:
         raise UserError(f"the study has no cell {options.cell!r}", fix=nearest(options.cell, [c.name for c in cells]))
-    check_packs(wanted, processes_of(launcher))
-    refuse_changed(wanted, options.redo, say)
+    check_packs(wanted, processes_of(launcher), again)
+    refuse_changed([cell for cell in wanted if cell in unchanged], False, say)
+    refuse_changed(wanted, True, say)
+    run_again([cell for cell in wanted if cell in again], say)
     check_starts(wanted, cells)
     if options.cell is None:
         _prepare_folder(study)
@@ -119,7 +124,8 @@ def run_study(
         for line in problems:
             say(line)
         good = sum(outcome.state in GOOD for outcome in outcomes.values())
-        raise CellsFailed(f"{len(problems)} cells are not done, {good} are", fix=NEXT)
+        failed = [name for name, outcome in outcomes.items() if outcome.state == "failed"]
+        raise CellsFailed(f"{len(problems)} cells are not done, {good} are; failed: {', '.join(failed)}", fix=NEXT)
     if options.cell is not None and not outcomes:
         say(f"{options.cell} is done already")
 
@@ -176,13 +182,16 @@ def _end_with_tables(study: Study, cells: Sequence[Cell], console: Console) -> N
     results = collect(study, target_tasks(study), cells, [cell.name for cell in cells if is_done(cell)])
     folder = Path(study.folder) / "tables"
     differences = differences_grid(results)
-    picture = plot.heat_map(differences, folder / "differences.png") if differences else None
+    drawn = differences is not None and plot.can_draw()
+    picture = plot.heat_map(differences, folder / "differences.png") if drawn else None
     written = tables.write_tables(folder, results, picture)
     shown: list[Grid] = [scores_grid(results), *([differences] if differences else [])]
     for grid in shown:
         for table in tables.terminal_tables(grid):
             _show(console, table, "")
-    for line in [tables.NOTE, *remarks(results), f"{len(written) + bool(picture)} files of tables are in {folder}"]:
+    left_out = [f"warning: {plot.MISSING}"] if differences and not drawn else []
+    files = f"{len(written) + bool(picture)} files of tables are in {folder}"
+    for line in [tables.NOTE, *remarks(results), *left_out, files]:
         console.print(Text(line), soft_wrap=True)
 
 
@@ -193,5 +202,5 @@ def _show(console: Console, *what) -> None:
 
 def _words(path: Path, overrides: Sequence[str], options: Options) -> list[str]:
     launcher = ["--launcher", options.launcher] if options.launcher else []
-    redo = ["--redo"] if options.redo else []
+    redo = [] if options.redo is None else ["--redo", *options.redo]
     return ["xstilts", "study", str(path), *overrides, *launcher, *redo]

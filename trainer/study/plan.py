@@ -59,9 +59,14 @@ class Cell:
     tasks: tuple[str, ...] = ()
 
     @property
+    def run(self) -> Path:
+        """The run folder of its training."""
+        return self.folder / "run"
+
+    @property
     def export(self) -> Path:
         """What its training leaves behind."""
-        return self.folder / "run" / "export"
+        return self.run / "export"
 
     @property
     def scores(self) -> Path:

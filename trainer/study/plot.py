@@ -5,34 +5,25 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from trainer.errors import UserError
 from trainer.study.results import Grid
 
 CELL_WIDTH, CELL_HEIGHT, LEFT, TOP = 0.62, 0.36, 1.6, 1.5  # inches
+MISSING = "the heat map is left out, as matplotlib is missing; next: pip install 'xstilts[bench]', then --tables"
 
 
-def require_matplotlib() -> None:
-    """Before any cell is run: the heat map can be drawn.
-
-    Raises:
-        UserError: matplotlib is missing.
-    """
+def can_draw() -> bool:
+    """Whether matplotlib, which is optional, is there."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise UserError(
-            "a study ends with a heat map, and matplotlib is missing", fix="pip install 'xstilts[bench]'"
-        ) from None
+        return False
+    return True
 
 
 def heat_map(grid: Grid, path: Path) -> Path:
     """Write a PNG of a grid of differences: a colour and a number for each, red below 0 and blue above, equally strong
-    at equal distance; what is missing is grey and says so.
-
-    Raises:
-        UserError: matplotlib is missing.
+    at equal distance; what is missing is grey and says so. Needs matplotlib.
     """
-    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -12,13 +12,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer import __version__
+from trainer.attempt import LOOK, stopped_by
 from trainer.config import RunConfig
 from trainer.errors import UserError
+from trainer.study.launch import Stopped
 from trainer.study.plan import Cell, Step
 from trainer.study.spec import flat
 
@@ -76,46 +78,69 @@ def finish(cell: Cell) -> None:
 
 def set_aside(cell: Cell) -> Path | None:
     """Make room to run a cell anew: what there is of it moves to a folder beside, which is given."""
-    if not cell.folder.exists():
-        return None
-    numbers = (n for n in range(1, 1_000_000) if not _before(cell, n).exists())
-    aside = _before(cell, next(numbers))
-    os.replace(cell.folder, aside)
-    return aside
+    return _aside(cell.folder) if cell.folder.exists() else None
+
+
+def set_evaluation_aside(cell: Cell) -> Path:
+    """The same to evaluate anew a cell that is done, with what it has trained."""
+    _write(cell, BEGUN, {"seconds": {name: taken for name, taken in steps_done(cell).items() if name != "evaluate"}})
+    (cell.folder / DONE).unlink()
+    return _aside(cell.scores.parent)
 
 
 @contextlib.contextmanager
-def locked(cell: Cell, say: Callable[[str], None]) -> Iterator[int]:
-    """Hold the cell's folder against other processes; waits while one has it.
+def locked(cell: Cell, say: Callable[[str], None], told: Sequence[int] = ()) -> Iterator[int]:
+    """Hold the cell's folder against other processes; waits while one has it. Where the file system has no locks, that
+    is said, and nothing is held.
 
     Gives a file descriptor that commands started for the cell should inherit: the lock then lasts until the last of
     them has ended, also when the study itself is killed before.
 
+    Args:
+        told: signals to this process, which end the wait.
+
     Raises:
-        UserError: the folder cannot be made, or its file system has no locks.
+        UserError: the folder cannot be made.
+        Stopped: a signal came.
     """
-    descriptor = None
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(cell.folder / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"{cell.name}: a process, perhaps of a study that was killed, is still running it; waiting for its end")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
-        if descriptor is not None:
-            os.close(descriptor)
         fix = "folder=FOLDER on another file system"
         raise UserError(f"cell folder {cell.folder} cannot be used", why=str(error), fix=fix) from None
     try:
+        _lock(descriptor, cell, say, told)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _before(cell: Cell, number: int) -> Path:
-    return cell.folder.with_name(f"{cell.folder.name}.before-{number}")
+def _lock(descriptor: int, cell: Cell, say: Callable[[str], None], told: Sequence[int]) -> None:
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not waiting:
+                who = "a process, perhaps of a study that was killed,"
+                say(f"{cell.name}: {who} is still running it; waiting for its end")
+            waiting = True
+        except OSError as error:
+            say(f"warning: nothing keeps a second study out of {cell.folder}: its file system has no locks ({error})")
+            return
+        if told:
+            code, cause = stopped_by(told[0])
+            raise Stopped(code, f"{cause}, waiting for {cell.name}", fix="the same command again")
+        time.sleep(LOOK)
+
+
+def _aside(folder: Path) -> Path:
+    names = (folder.with_name(f"{folder.name}.before-{number}") for number in range(1, 1_000_000))
+    aside = next(name for name in names if not name.exists())
+    os.replace(folder, aside)
+    return aside
 
 
 def _read(cell: Cell) -> dict[str, Any] | None:

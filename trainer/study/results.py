@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.evaluation.results import Skipped, alike, mean, skipped_from_json
+from trainer.evaluation.results import NO_FILES, Skipped, alike, mean, skipped_from_json
 from trainer.study.plan import Cell
 from trainer.study.spec import Study
 from trainer.tasks.spec import Task
@@ -72,6 +72,7 @@ class Results:
 
     Attributes:
         left_out: task -> the languages that only some of its cells scored, which no average counts.
+        lacking: names of the cells whose evaluation lacked test files.
     """
 
     study: Study
@@ -80,6 +81,7 @@ class Results:
     found: Mapping[tuple[Row, str], Mapping[int | None, TaskScores]]
     planned: Mapping[tuple[Row, str], tuple[int | None, ...]]
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
 
 def read_scores(cell: Cell) -> dict[str, TaskScores]:
@@ -103,6 +105,11 @@ def read_scores(cell: Cell) -> dict[str, TaskScores]:
     return scores
 
 
+def lacks_files(scores: Mapping[str, TaskScores]) -> bool:
+    """Whether a cell was evaluated when test files of some of its languages were missing."""
+    return any(found.reason == NO_FILES for task in scores.values() for found in task.skipped.values())
+
+
 def collect(study: Study, tasks: Mapping[str, Task], cells: Sequence[Cell], done: Iterable[str]) -> Results:
     """The scores of the cells that are done, each task averaged over the same languages in all of them.
 
@@ -113,7 +120,7 @@ def collect(study: Study, tasks: Mapping[str, Task], cells: Sequence[Cell], done
     Raises:
         UserError: see `read_scores`.
     """
-    done, found, planned = set(done), {}, {}
+    done, found, planned, lacking = set(done), {}, {}, []
     for cell in cells:
         scores = read_scores(cell) if cell.target is not None and cell.name in done else {}
         for name in cell.tasks:
@@ -121,13 +128,15 @@ def collect(study: Study, tasks: Mapping[str, Task], cells: Sequence[Cell], done
             planned[place] = (*planned.get(place, ()), cell.seed)
             if name in scores:
                 found.setdefault(place, {})[cell.seed] = scores[name]
+        if lacks_files(scores):
+            lacking.append(cell.name)
     rows = tuple((encoder, intermediate) for encoder in study.encoders for intermediate in study.intermediate)
     left_out = {name: codes for name in tasks if (codes := _left_out(found, name))}
     found = {
         (row, name): {seed: _without(scores, left_out.get(name)) for seed, scores in seeds.items()}
         for (row, name), seeds in found.items()
     }
-    return Results(study, tasks, rows, found, planned, left_out)
+    return Results(study, tasks, rows, found, planned, left_out, tuple(lacking))
 
 
 def scores_grid(results: Results) -> Grid:
@@ -202,6 +211,9 @@ def remarks(results: Results) -> list[str]:
                 lines.append(f"not scored: {task} in {', '.join(codes)}{share}: {why}")
         if codes := results.left_out.get(task):
             lines.append(f"averaged without: {task} in {', '.join(codes)}, which not all of its cells have")
+    if results.lacking:
+        cells = " ".join(results.lacking)
+        lines.append(f"once those test files are there, evaluate again: xstilts study STUDY --redo {cells}")
     return lines
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from trainer.attempt import End, stopped_by
 from trainer.errors import UserError
+from trainer.exits import Exit
 from trainer.launchers import Launcher
+from trainer.running import signals_taken
 from trainer.study import record
-from trainer.study.launch import last_lines, run_step
+from trainer.study.launch import Stopped, last_lines, run_step
 from trainer.study.plan import Cell, Step
-from trainer.study.results import read_scores
+from trainer.study.results import lacks_files, read_scores
+from trainer.tasks.custom import nearest
 from trainer.ui.human import duration
 
 GOOD = ("done", "done before")
@@ -60,6 +65,35 @@ def refuse_changed(cells: Sequence[Cell], redo: bool, say: Say) -> None:
     )
 
 
+def matching(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """The cells that a pattern names, and those that start from one of them.
+
+    Raises:
+        UserError: a pattern names none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+            fix = nearest(pattern, [cell.name for cell in cells])
+            raise UserError(f"--redo names {pattern}, and the study has no such cell", fix=fix)
+    named = {cell.name for cell in cells if any(fnmatchcase(cell.name, pattern) for pattern in patterns)}
+    return [cell for cell in cells if cell.name in named or cell.needs in named]
+
+
+def run_again(cells: Sequence[Cell], say: Say) -> None:
+    """Set aside what there is of cells that are done; where an evaluation only lacked test files, not the training."""
+    anew = set()
+    for cell in filter(is_done, cells):
+        lacking = False
+        if cell.target is not None and cell.needs not in anew:
+            with contextlib.suppress(UserError):  # scores that cannot be read
+                lacking = lacks_files(read_scores(cell))
+        if lacking:
+            say(f"{cell.name} is evaluated again; its scores so far are now in {record.set_evaluation_aside(cell)}")
+        else:
+            anew.add(cell.name)
+            say(f"{cell.name} is run again; what there was of it is now in {record.set_aside(cell)}")
+
+
 def check_starts(wanted: Sequence[Cell], cells: Sequence[Cell]) -> None:
     """Before any time is spent: the exports that cells start from are there, or their runs are among those wanted.
 
@@ -82,14 +116,17 @@ def check_starts(wanted: Sequence[Cell], cells: Sequence[Cell]) -> None:
             )
 
 
-def check_packs(cells: Sequence[Cell], processes: int) -> None:
+def check_packs(cells: Sequence[Cell], processes: int, again: Collection[Cell] = ()) -> None:
     """Before any time is spent: so many processes can share the packs of a step evenly, in each cell that is left to
     do. Where `engine.plan` chooses the packs, it makes them fit.
+
+    Args:
+        again: cells that are to be run though they are done.
 
     Raises:
         UserError: they cannot, naming the first such cell.
     """
-    configs = {cell.name: cell.config for cell in cells if cell.config and not is_done(cell)}
+    configs = {cell.name: cell.config for cell in cells if cell.config and (not is_done(cell) or cell in again)}
     packs = {name: config.train.packs_per_step for name, config in configs.items() if config.engine.plan == "off"}
     uneven = [name for name, count in packs.items() if count % processes]
     if not uneven:
@@ -113,7 +150,15 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say) -> dict[str, 
 
     Args:
         say: told what happens, a line at a time.
+
+    Raises:
+        Stopped: a signal came. The cell that was running has saved, and goes on at the next start.
     """
+    with signals_taken() as told:
+        return _run_cells(cells, launcher, say, told)
+
+
+def _run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say, told: Sequence[int]) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     todo = [cell.name for cell in cells if not is_done(cell)]
     for cell in cells:
@@ -126,7 +171,9 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say) -> dict[str, 
             continue
         say(f"[{todo.index(cell.name) + 1}/{len(todo)}] {cell.name}")
         try:
-            outcomes[cell.name] = run_cell(cell, launcher, say)
+            outcomes[cell.name] = run_cell(cell, launcher, say, told)
+        except Stopped:
+            raise
         except (UserError, OSError) as error:
             outcomes[cell.name] = Outcome(cell, "failed", " ".join(str(error).split()))
         outcome = outcomes[cell.name]
@@ -137,13 +184,17 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, say: Say) -> dict[str, 
     return outcomes
 
 
-def run_cell(cell: Cell, launcher: Launcher, say: Say) -> Outcome:
+def run_cell(cell: Cell, launcher: Launcher, say: Say, told: Sequence[int] = ()) -> Outcome:
     """Run the steps of one cell that are not done yet, and note that it is done.
+
+    Args:
+        told: signals to this process; it may grow meanwhile.
 
     Raises:
         UserError: its folder cannot be used, or it was begun with other settings meanwhile.
+        Stopped: by a signal to this process or to the run.
     """
-    with record.locked(cell, say) as lock:
+    with record.locked(cell, say, told) as lock:
         if is_done(cell):  # by the process that was waited for
             return Outcome(cell, "done before")
         refuse_changed([cell], False, say)
@@ -151,12 +202,18 @@ def run_cell(cell: Cell, launcher: Launcher, say: Say) -> Outcome:
         for step in cell.steps:
             if step.name in record.steps_done(cell) and step.product.is_file():
                 continue
+            if told:
+                raise _stopped(cell, told)
+            if step.name == "evaluate":  # what an earlier one has left is not this one's
+                step.product.unlink(missing_ok=True)
             log = cell.folder / f"{step.name}.log"
             before = log.stat().st_size if log.exists() else 0
             say(f"  {step.name}, into {log}")
             began = time.monotonic()
-            code = run_step(launcher, step.arguments, log, lock)
-            if problem := _problem(cell, step, code):
+            end = run_step(launcher, cell, step, log, lock, told)
+            if problem := _problem(cell, step, end):
+                if told or end.code in (Exit.STOPPED, Exit.INTERRUPTED):
+                    raise _stopped(cell, told, end)
                 return Outcome(cell, "failed", f"{step.name} {problem}", log, tuple(last_lines(log, before)))
             record.mark(cell, step, time.monotonic() - began)
         seconds = sum(record.steps_done(cell).values())
@@ -175,12 +232,16 @@ def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
     return lines
 
 
-def _problem(cell: Cell, step: Step, code: int) -> str:
-    """Why a step that ended with an exit code is not done; "" if it is."""
-    if code < 0:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    if code > 0:
-        return f"ended with exit code {code}"
+def _stopped(cell: Cell, told: Sequence[int], end: End | None = None) -> Stopped:
+    code, cause = stopped_by(told[0]) if told else (Exit(end.code), "its run was stopped")
+    why = f"its run: {end.cause}" if end else ""
+    return Stopped(code, f"{cell.name}: {cause}", why=why, fix="the same command again: the cell goes on")
+
+
+def _problem(cell: Cell, step: Step, end: End) -> str:
+    """Why a step that has ended is not done; "" if it is."""
+    if end.code:
+        return f"ended with exit code {int(end.code)}: {end.cause}"
     if not step.product.is_file():
         return f"ended well, but left no {step.product}"
     if step.name == "evaluate":

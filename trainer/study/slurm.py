@@ -1,4 +1,8 @@
-"""A study as Slurm arrays: the intermediate runs first, then the cells that need each of them."""
+"""A study as Slurm arrays: the intermediate runs first, then the cells that need each of them.
+
+Before its time limit Slurm signals a job, whose cell saves; the job goes back into the queue, and the cell goes on, as
+with launch/slurm.sbatch.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,45 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.exits import Exit
 from trainer.study.plan import Cell
 from trainer.study.spec import Study
 
-FUNCTIONS = r"""
+FUNCTIONS = rf"""
+read -r -d "" options_of_job <<'JOB' || true
+#!/usr/bin/env bash
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@300
+JOB
+read -r -d "" job <<'JOB' || true
+# Ignored until the command listens: the signal would end it while it still starts.
+(trap '' USR1 && eval "exec ${{commands[SLURM_ARRAY_TASK_ID]}}") &
+run=$!
+cancelled=""
+trap 'kill -USR1 "$run"' USR1
+trap 'cancelled=yes; kill -TERM "$run"' TERM # scancel: nobody wants it back
+while kill -0 "$run" 2> /dev/null; do
+  wait "$run" # a signal ends this, not the run
+done
+wait "$run"
+code=$?
+if [ "$code" -eq {int(Exit.STOPPED)} ] && [ -z "$cancelled" ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" # a task's own number may stand for its whole array
+fi
+exit "$code"
+JOB
+"""
+SUBMIT = r"""
 mkdir -p "$logs"
 options=("$@")
 jobs=()
 
-submit() {  # JOB DEPENDENCY COMMAND...: an array with one task for each command; its id is then in $id
-  local job="$1" dependency="$2" script
+submit() {  # NAME DEPENDENCY COMMAND...: an array with one task for each command; its id is then in $id
+  local name="$1" dependency="$2" script
   shift 2
-  script="$(printf '#!/usr/bin/env bash\ncommands=(\n'; printf '  %q\n' "$@"; printf ')\n')"
-  script+=$'\neval "${commands[SLURM_ARRAY_TASK_ID]}"'
-  id="$(sbatch --parsable --job-name="$study-$job" --array="0-$(($# - 1))" --output="$logs/%x-%A_%a.log" \
+  script="$options_of_job"$'\n'"$(printf 'commands=(\n'; printf '  %q\n' "$@"; printf ')\n')"$'\n'"$job"
+  id="$(sbatch --parsable --job-name="$study-$name" --array="0-$(($# - 1))" --output="$logs/%x-%A_%a.log" \
     ${dependency:+"--dependency=afterok:$dependency" --kill-on-invalid-dep=yes} \
     ${options[@]+"${options[@]}"} <<< "$script")"
   id="${id%%;*}"  # a cluster's name may follow
@@ -62,7 +91,7 @@ def slurm_script(study: Study, cells: Sequence[Cell], command: Sequence[str]) ->
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
         f"study={shlex.quote(study.name)} logs={shlex.quote(str(Path(study.folder) / 'slurm'))}",
         f"tables={shlex.quote(shlex.join([*command, '--tables']))}",
-        FUNCTIONS,
+        FUNCTIONS + SUBMIT,
     ]
     if runs:
         lines += [*_submit("two", "", runs, command), 'two="$id"']
