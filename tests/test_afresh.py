@@ -24,14 +24,18 @@ def save(run, step: int) -> None:
     (folder / "manifest.json").write_text("{}")
 
 
+OVER_SSH = [{"XSTILTS_ATTEMPT": f"1-{token}", "XSTILTS_JOB": job} for token, job in (("cd34", "7/0"), ("ef56", "7/1"))]
+ON_TWO_NODES = [{"XSTILTS_ATTEMPT": name} for name in ("1-ab12", "2-0099")]  # rank 0 is on the other one then
+
+
 def start(run, environ) -> list[str]:
     """As a run begins; the checkpoints it then has."""
     if afresh.is_due(run, environ):
-        afresh.begin(run, environ)
+        afresh.begin(run, [afresh.supervisor(environ), "0099"], environ)
     return [folder.name for folder in checkpoint_folders(run)]
 
 
-@pytest.mark.parametrize("first, again", [SUPERVISED, QUEUED])
+@pytest.mark.parametrize("first, again", [SUPERVISED, QUEUED, OVER_SSH, ON_TWO_NODES])
 def test_a_restart_keeps_the_run_s_own_checkpoints(run, first, again):
     assert start(run, first) == [] and (run / "checkpoints.before-1/step-9").is_dir()
     save(run, 2)

@@ -7,7 +7,7 @@ import pytest
 
 from trainer import resume
 from trainer.config import load_recipe
-from trainer.engine import read_config
+from trainer.engine import derive_config, read_config
 from trainer.errors import UserError
 from trainer.resume import TOKENIZER, changes, version_changes
 from trainer.watch import alike
@@ -76,3 +76,11 @@ def test_what_decides_the_examples_of_a_step_is_never_accepted(change):
     assert change.partition("=")[0] in error.value.what and "run.name" in error.value.fix
     session.identity = identity("tasks=[mnli,qqp]", "train.learning_rate=1.0")
     resume._check_order(session, {"identity": was}, "step-1")
+
+
+def test_an_order_of_the_optimizer_s_state_that_cannot_be_re_cut_is_refused(tmp_path):
+    settings = read_config("ds_configs/zero2.json")
+    settings["zero_optimization"]["round_robin_gradients"] = True
+    (tmp_path / "a.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="round_robin_gradients"):
+        derive_config(load_recipe(None, ["train.steps=5", f"engine.config={tmp_path / 'a.json'}"]), 2, "bf16")

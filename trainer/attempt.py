@@ -14,7 +14,7 @@ from typing import Any
 from trainer.events import read_events
 from trainer.exits import Exit
 from trainer.running import Running
-from trainer.watch.ranks import ATTEMPT, clear, read_all, see_new_files, why_it_ended
+from trainer.watch.ranks import ATTEMPT, JOB, clear, read_all, see_new_files, slurm_job, why_it_ended
 
 GRACE = 45.0  # seconds for the other processes to end by themselves once one has failed
 LOOK = 0.2  # seconds between looks at a run
@@ -62,7 +62,7 @@ class Attempt:
         clear(run)
         self._before = len(self._events())
         self._not_taken, self._send_again = 0, 0.0  # a signal that perhaps no rank has got, and when to repeat it
-        self.running = start({ATTEMPT: self.name})
+        self.running = start({ATTEMPT: self.name, JOB: slurm_job()})
 
     def end(self, told: Sequence[int]) -> End:
         """Wait for it.

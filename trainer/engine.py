@@ -86,7 +86,8 @@ def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, A
     """The whole DeepSpeed configuration of a run: the file's settings and what the recipe derives.
 
     Raises:
-        UserError: the file sets what the recipe decides to something else, or the dtype and stage do not go together.
+        UserError: the file sets what the recipe decides to something else, the dtype and stage do not go together,
+            or checkpoints could not be continued.
     """
     settings = read_config(config.engine.config)
     stage = settings["zero_optimization"]["stage"]
@@ -96,6 +97,12 @@ def derive_config(config: RunConfig, world_size: int, dtype: str) -> dict[str, A
             "engine.dtype is fp16 with ZeRO stage 0",
             why="DeepSpeed accumulates gradients in fp16 there, which overflows where stages 1-3 do not",
             fix="engine.config=ds_configs/zero1.json, or engine.dtype=bf16",
+        )
+    if settings["zero_optimization"].get("round_robin_gradients"):
+        raise UserError(
+            f"{config.engine.config} sets zero_optimization.round_robin_gradients",
+            why="DeepSpeed's map of its optimizer's state does not follow it: a checkpoint would be re-cut wrongly",
+            fix=f"delete it from {config.engine.config}",
         )
     for key, value in derived_settings(config, world_size, dtype, stage).items():
         given = settings.get(key, value)

@@ -1,4 +1,4 @@
-"""GPUs that a machine has, asked of its driver and not of torch."""
+"""GPUs that a process was given, asked of the system and not of torch."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ import torch
 
 from trainer.errors import UserError
 
-DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each
+DEVICES = Path("/dev")
+NONE_VISIBLE = ("", "-1", "NoDevFiles")  # the last is Slurm's, of a job without GPUs
 
 
-def hidden(environ: Mapping[str, str] = os.environ, driver: Path = DRIVER) -> int:
-    """NVIDIA GPUs of this machine that torch cannot use, although nobody has asked for the CPU."""
-    asked_for_cpu = environ.get("DS_ACCELERATOR") == "cpu" or environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if asked_for_cpu or torch.cuda.is_available() or not driver.is_dir():
+def hidden(environ: Mapping[str, str] = os.environ, devices: Path = DEVICES) -> int:
+    """NVIDIA GPUs that this process may open, but torch cannot use, although nobody has asked for the CPU."""
+    if environ.get("DS_ACCELERATOR") == "cpu" or environ.get("CUDA_VISIBLE_DEVICES") in NONE_VISIBLE:
         return 0
-    return len(list(driver.iterdir()))
+    return 0 if torch.cuda.is_available() else sum(map(_may_open, devices.glob("nvidia[0-9]*")))
+
+
+def _may_open(device: Path) -> bool:
+    """A job or container that was given no GPU may not."""
+    try:
+        os.close(os.open(device, os.O_RDWR))
+    except OSError:
+        return False
+    return True
 
 
 def why_hidden() -> str:
     return "torch is a CPU build" if torch.version.cuda is None else "CUDA cannot start: is the driver too old?"
 
 
-def check_gpus_seen(environ: Mapping[str, str] = os.environ, driver: Path = DRIVER) -> None:
+def check_gpus_seen(environ: Mapping[str, str] = os.environ, devices: Path = DEVICES) -> None:
     """Raises:
     UserError: a run would go to the CPU, a hundred times slower, on a machine with GPUs.
     """
-    if count := hidden(environ, driver):
+    if count := hidden(environ, devices):
         raise UserError(
             f"torch cannot use this machine's {count} NVIDIA GPU{'s' if count > 1 else ''}",
             why=why_hidden(),

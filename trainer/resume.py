@@ -29,15 +29,16 @@ HARMLESS = (
     "engine.config",  # a path; what the file says is compared
 )
 # What decides which examples a step has: the position in the data that a checkpoint holds is one of these.
-ORDER = ("tasks", "train.packs_per_step", "train.pack_tokens")
+ORDER = ("seed", "tasks", "train.packs_per_step", "train.pack_tokens")
 TOKENIZER = "the tokenizer"
 SETTING = "{} in engine.config"
+CUT = SETTING.format("zero_optimization.sub_group_size")  # which cuts a rank's part of the optimizer's state at stage 3
 # Sections and keys of the engine.config file that change how fast or where things are computed, not what.
 SPEED = ("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler", "comms_logger",
          "tensorboard", "wandb", "csv_monitor", "comet", "aio",
          *(f"zero_optimization.{key}" for key in (
              "overlap_comm", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "allgather_partitions",
-             "allgather_bucket_size", "round_robin_gradients", "sub_group_size", "offload_param",
+             "allgather_bucket_size", "round_robin_gradients", "offload_param",
              "offload_optimizer.pin_memory", "offload_optimizer.buffer_count", "stage3_prefetch_bucket_size",
              "stage3_param_persistence_threshold", "stage3_model_persistence_threshold", "stage3_max_live_parameters",
              "stage3_max_reuse_distance", "stage3_gather_16bit_weights_on_model_save"))
@@ -96,12 +97,14 @@ def continue_run(session: Session) -> str | None:
             more than numbers.
         RunError: every checkpoint is damaged.
     """
+    session.identity  # noqa: B018 - worked out now, on every rank: the file of engine.config may change later
     config, world, events = session.config, session.world, session.events
     run = config.run_folder
     distributed.on_first(lambda: checkpoint.sweep(run))
     if not config.checkpoint.resume:
         if distributed.on_first(lambda: afresh.is_due(run)):
-            if aside := distributed.on_first(lambda: afresh.begin(run)):
+            supervisors = distributed.gather_objects(afresh.supervisor())  # torchrun has one on every node
+            if aside := distributed.on_first(lambda: afresh.begin(run, supervisors)):
                 events.emit("warning", message=f"the run starts afresh; its earlier checkpoints are now in {aside}")
             return None
         events.emit("warning", message="checkpoint.resume=false was obeyed at the first start, and this is another")
@@ -119,8 +122,13 @@ def continue_run(session: Session) -> str | None:
     if then != now:
         cut = "{} processes at ZeRO stage {} in {}".format
         events.emit("warning", message=f"{folder} was written by {cut(*then)}; it is re-cut for {cut(*now)}")
-    session.engine.load(folder / "engine", None if then == now else dtype)
-    session.planner.restore(state["planner"])
+    as_it_lies = then == now and CUT not in changes(state["identity"], session.identity)
+    session.engine.load(folder / "engine", None if as_it_lies else dtype)
+    try:
+        session.planner.restore(state["planner"])
+    except IndexError:  # checkpoint.accept_changes let other data pass
+        why = "its place is at examples that are no longer there"
+        raise UserError(f"{folder} does not fit the prepared data", why=why, fix="choose another run.name") from None
     session.first_step, session.best, session.examples = state["step"] + 1, state["best"], state["examples"]
     session.decay = state["decay"]
     events.emit("resume", step=state["step"], folder=str(folder), examples=session.examples)

@@ -1,10 +1,11 @@
 """A run goes on with another number of processes, or at another ZeRO stage: same examples, same losses."""
 
+import json
 import shutil
 
 import pytest
 
-from tests.launching import DEMO, finish, start_ranks, steps, xstilts
+from tests.launching import DEMO, ROOT, finish, start_ranks, steps, xstilts
 from trainer.events import read_events
 
 STEPS = 6
@@ -72,6 +73,20 @@ def test_another_stage(store, tmp_path):
     assert_same(found, expected)
     refused = xstilts(*command(tmp_path, store, 0, "run", "checkpoint.accept_changes=true"))
     assert refused.returncode == 2 and "this run is at stage 0" in refused.stderr
+
+
+@pytest.mark.slow
+def test_other_parts_of_the_optimizer_s_state(store, tmp_path):
+    """At stage 3 DeepSpeed cuts each rank's into groups of a size that its settings give."""
+    finish(start_ranks(command(tmp_path, store, 3, "run"), 2))
+    run, expected = tmp_path / "run", steps(tmp_path / "run")
+    back_to(run, 2)
+    settings = json.loads((ROOT / "ds_configs" / "zero3.json").read_text())
+    settings["zero_optimization"]["sub_group_size"] = 20_000
+    (tmp_path / "other.json").write_text(json.dumps(settings))
+    other = [f"engine.config={tmp_path / 'other.json'}", "checkpoint.accept_changes=true"]
+    finish(start_ranks(command(tmp_path, store, 3, "run", *other), 2))
+    assert_same(steps(run), expected)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from trainer.launchers import Launcher
 from trainer.launching import processes_of
 from trainer.study import plot, record, tables
 from trainer.study.cost import Cost, estimate, total
-from trainer.study.launch import open_launcher
+from trainer.study.launch import Stopped, open_launcher
 from trainer.study.plan import Cell, make_cells, target_tasks
 from trainer.study.results import Grid, collect, differences_grid, remarks, scores_grid
 from trainer.study.run import (
@@ -35,8 +35,6 @@ from trainer.study.spec import Study, dump_study, load_study
 from trainer.tasks.custom import nearest
 from trainer.ui.human import count, duration
 from trainer.ui.tables import new_table
-
-NEXT = "mend what the logs say, then the same command again: cells that are done are skipped"
 
 
 @dataclass(frozen=True)
@@ -109,15 +107,20 @@ def run_study(
     check_packs(wanted, processes_of(launcher), again)
     refuse_changed([cell for cell in wanted if cell in unchanged], False, say)
     refuse_changed(wanted, True, say)
-    run_again([cell for cell in wanted if cell in again], say)
+    run_again(wanted, again, say)
     check_starts(wanted, cells)
     if options.cell is None:
         _prepare_folder(study)
+    next_command = "the same command without --redo" if options.redo else "the same command again"
     outcomes = {}
     if not all(map(is_done, wanted)):
         if options.cell is None:
             _show(console, *_plan(cells, launcher))
-        outcomes = run_cells(wanted, launcher, say)
+        try:
+            outcomes = run_cells(wanted, launcher, say)
+        except Stopped as stopped:
+            stopped.fix = f"{next_command}: the cell goes on"
+            raise
     if options.cell is None:
         _end_with_tables(study, cells, console)
     if problems := failures(outcomes):
@@ -125,7 +128,8 @@ def run_study(
             say(line)
         good = sum(outcome.state in GOOD for outcome in outcomes.values())
         failed = [name for name, outcome in outcomes.items() if outcome.state == "failed"]
-        raise CellsFailed(f"{len(problems)} cells are not done, {good} are; failed: {', '.join(failed)}", fix=NEXT)
+        fix = f"mend what the logs say, then {next_command}: cells that are done are skipped"
+        raise CellsFailed(f"{len(problems)} cells are not done, {good} are; failed: {', '.join(failed)}", fix=fix)
     if options.cell is not None and not outcomes:
         say(f"{options.cell} is done already")
 

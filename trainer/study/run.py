@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,19 +80,26 @@ def matching(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     return [cell for cell in cells if cell.name in named or cell.needs in named]
 
 
-def run_again(cells: Sequence[Cell], say: Say) -> None:
-    """Set aside what there is of cells that are done; where an evaluation only lacked test files, not the training."""
-    anew = set()
-    for cell in filter(is_done, cells):
+def run_again(wanted: Sequence[Cell], again: Sequence[Cell], say: Say) -> None:
+    """Set aside what there is of cells that are done; where an evaluation only lacked test files, not the training.
+
+    Args:
+        wanted: those of this process; of `again`, which are all to be run anew, in a Slurm array only one.
+    """
+    names = {cell.name for cell in again}
+    for cell in filter(is_done, wanted):
+        if cell.name not in names or cell.needs in names:
+            continue  # what it starts from sets it aside, done or only begun
         lacking = False
-        if cell.target is not None and cell.needs not in anew:
+        if cell.target is not None:
             with contextlib.suppress(UserError):  # scores that cannot be read
                 lacking = lacks_files(read_scores(cell))
         if lacking:
             say(f"{cell.name} is evaluated again; its scores so far are now in {record.set_evaluation_aside(cell)}")
-        else:
-            anew.add(cell.name)
-            say(f"{cell.name} is run again; what there was of it is now in {record.set_aside(cell)}")
+            continue
+        for anew in (cell, *(below for below in again if below.needs == cell.name)):
+            if aside := record.set_aside(anew):
+                say(f"{anew.name} is run again; what there was of it is now in {aside}")
 
 
 def check_starts(wanted: Sequence[Cell], cells: Sequence[Cell]) -> None:
@@ -199,6 +207,7 @@ def run_cell(cell: Cell, launcher: Launcher, say: Say, told: Sequence[int] = ())
             return Outcome(cell, "done before")
         refuse_changed([cell], False, say)
         record.mark(cell)
+        ran = False
         for step in cell.steps:
             if step.name in record.steps_done(cell) and step.product.is_file():
                 continue
@@ -212,10 +221,14 @@ def run_cell(cell: Cell, launcher: Launcher, say: Say, told: Sequence[int] = ())
             began = time.monotonic()
             end = run_step(launcher, cell, step, log, lock, told)
             if problem := _problem(cell, step, end):
+                if step.name == "evaluate" and not ran and told and told[0] == signal.SIGUSR1:
+                    # It would take as long the next time, and begin anew each time.
+                    return Outcome(cell, "failed", "evaluate takes longer than this job may: sbatch --time=...", log)
                 if told or end.code in (Exit.STOPPED, Exit.INTERRUPTED):
                     raise _stopped(cell, told, end)
                 return Outcome(cell, "failed", f"{step.name} {problem}", log, tuple(last_lines(log, before)))
             record.mark(cell, step, time.monotonic() - began)
+            ran = True
         seconds = sum(record.steps_done(cell).values())
         record.finish(cell)
     say(f"  done, {duration(seconds)}{_headline(cell)}")

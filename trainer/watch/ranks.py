@@ -11,14 +11,15 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer.distributed import World
 from trainer.exits import Exit, explain
 
-ATTEMPT = "XSTILTS_ATTEMPT"  # in the environment of a run's processes: which start they are of
+# In the environment of a run's processes: which start they are of, and of which Slurm job (ssh drops Slurm's own).
+ATTEMPT, JOB = "XSTILTS_ATTEMPT", "XSTILTS_JOB"
 SAY_LITTLE = (Exit.HANG, Exit.STOPPED)  # ranks that saw another hang or fail, or were then told to stop
 
 
@@ -111,6 +112,12 @@ def why_it_ended(run: Path, launcher_code: int, attempt: str | None = None) -> t
         return Exit.PEER, f"rank {exits[0]['rank']} on {exits[0]['host']}: {exits[0]['cause']}"
     cause = f"the launcher ended with exit code {launcher_code} before any process of the run had begun"
     return launcher_code or Exit.PEER, cause
+
+
+def slurm_job(environ: Mapping[str, str] = os.environ) -> str:
+    """JOB/RESTARTS; empty outside of a Slurm job."""
+    job = environ.get("SLURM_JOB_ID", "")
+    return job and f"{job}/{environ.get('SLURM_RESTART_COUNT') or 0}"
 
 
 def clear(run: Path) -> None:

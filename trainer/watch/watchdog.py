@@ -7,11 +7,12 @@ import faulthandler
 import os
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from trainer.exits import Exit
 from trainer.watch.ranks import RankFiles, write_exit
@@ -85,9 +86,11 @@ class Watchdog(threading.Thread):
                 found[0] = work()
 
         if self._writing is None or not self._writing.is_alive():  # else one more would only wait, too
-            self._writing = threading.Thread(target=try_it, name="watchdog's files", daemon=True)
-            self._writing.start()
-            self._writing.join(FILES_SECONDS)
+            thread = threading.Thread(target=try_it, name="watchdog's files", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no thread can be started
+                thread.start()
+                self._writing = thread
+                thread.join(FILES_SECONDS)
         return found[0]
 
     def _write(self) -> bool:
@@ -119,10 +122,20 @@ class Watchdog(threading.Thread):
 
 def _stacks() -> str:
     """Where each thread is. By way of memory: faulthandler lets no other thread run while it writes to a disk."""
-    with open(os.memfd_create("stacks"), "w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()
+    try:
+        with _memory() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return file.read()
+    except OSError as error:
+        return f"no stacks: {error}\n"
+
+
+def _memory() -> IO[str]:
+    """A file in memory; Pythons that were built for an older glibc have no memfd."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("stacks"), "w+")
+    return tempfile.TemporaryFile("w+", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
 
 
 def blame(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], size: int) -> str:
