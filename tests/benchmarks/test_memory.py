@@ -32,8 +32,14 @@ def test_the_table_shows_predicted_measured_and_error():
     assert "…" not in text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["stage 0", "stage 2", "bf16, ckpt", "stage 3"])
+SLOW, LONG = pytest.mark.slow, pytest.mark.long  # bf16 takes minutes on cores that only emulate it
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=SLOW) for name in ("stage 0", "stage 2", "stage 3")]
+    + [pytest.param("bf16, ckpt", marks=LONG)],
+)
 def test_a_real_run_needs_what_is_predicted(case, common):
     processes, overrides = memory.CASES[case]
     row = memory.compare(common, processes, overrides)
