@@ -152,10 +152,16 @@ def set_aside(run: Path) -> Path | None:
     """Make room for a run that starts afresh: its earlier checkpoints move to a folder beside, which is given."""
     if not checkpoint_folders(run):
         return None
-    numbers = (n for n in range(1, 1_000_000) if not (run / f"checkpoints.before-{n}").exists())
-    aside = run / f"checkpoints.before-{next(numbers)}"
-    os.replace(run / "checkpoints", aside)
+    aside = move_aside(run / "checkpoints")
     (run / "checkpoints").mkdir()
+    return aside
+
+
+def move_aside(folder: Path) -> Path:
+    """Rename a folder to FOLDER.before-N, the first that is free, which is given."""
+    names = (folder.with_name(f"{folder.name}.before-{number}") for number in range(1, 1_000_000))
+    aside = next(name for name in names if not name.exists())
+    os.replace(folder, aside)
     return aside
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import __version__
+from trainer import __version__, checkpoint
 from trainer.attempt import LOOK, stopped_by
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -78,14 +78,14 @@ def finish(cell: Cell) -> None:
 
 def set_aside(cell: Cell) -> Path | None:
     """Make room to run a cell anew: what there is of it moves to a folder beside, which is given."""
-    return _aside(cell.folder) if cell.folder.exists() else None
+    return checkpoint.move_aside(cell.folder) if cell.folder.exists() else None
 
 
 def set_evaluation_aside(cell: Cell) -> Path:
     """The same to evaluate anew a cell that is done, with what it has trained."""
     _write(cell, BEGUN, {"seconds": {name: taken for name, taken in steps_done(cell).items() if name != "evaluate"}})
     (cell.folder / DONE).unlink()
-    return _aside(cell.scores.parent)
+    return checkpoint.move_aside(cell.scores.parent)
 
 
 @contextlib.contextmanager
@@ -134,13 +134,6 @@ def _lock(descriptor: int, cell: Cell, say: Callable[[str], None], told: Sequenc
             code, cause = stopped_by(told[0])
             raise Stopped(code, f"{cause}, waiting for {cell.name}", fix="the same command again")
         time.sleep(LOOK)
-
-
-def _aside(folder: Path) -> Path:
-    names = (folder.with_name(f"{folder.name}.before-{number}") for number in range(1, 1_000_000))
-    aside = next(name for name in names if not name.exists())
-    os.replace(folder, aside)
-    return aside
 
 
 def _read(cell: Cell) -> dict[str, Any] | None:
