@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainer import gpus
 from trainer.errors import UserError
 from trainer.network import interface_towards
 
@@ -41,18 +42,21 @@ class World:
         """As a launcher (deepspeed, torchrun) says; a process started without one is a world of its own.
 
         Raises:
-            UserError: this machine has fewer GPUs than processes.
+            UserError: this machine has fewer GPUs than processes, or GPUs that torch does not see.
         """
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         size = int(os.environ.get("WORLD_SIZE", 1))
-        device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        seen = gpus.gpus_of_node()
+        if not seen:
+            gpus.check_seen()
+        device = torch.device("cuda", local_rank) if seen else torch.device("cpu")
         local_size = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or size)
-        if device.type == "cuda" and local_rank >= torch.cuda.device_count():
-            host, gpus, seen = socket.gethostname(), torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        if seen and local_rank >= seen:
+            host, visible = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
             raise UserError(
-                f"process {local_rank + 1} of {local_size} on {host} has no GPU: it sees {gpus}",
-                why=f"each process needs one of its own; CUDA_VISIBLE_DEVICES is {seen or 'not set'}",
-                fix=f"slots={gpus} for {host} in the hostfile, or --processes {gpus} without one",
+                f"process {local_rank + 1} of {local_size} on {host} has no GPU: it sees {seen}",
+                why=f"each process needs one of its own; CUDA_VISIBLE_DEVICES is {visible or 'not set'}",
+                fix=f"slots={seen} for {host} in the hostfile, or --processes {seen} without one",
             )
         return cls(int(os.environ.get("RANK", 0)), size, local_rank, local_size, device)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from trainer import hosts
 from trainer.errors import UserError
+from trainer.gpus import gpus_of_node
 from trainer.hosts import Host
 from trainer.running import Running
 
@@ -194,13 +195,6 @@ def find_command(name: str) -> str | None:
     """Where a command is: on the path, or beside this Python, whose environment may not be activated."""
     beside = Path(sys.executable).parent / name
     return shutil.which(name) or (str(beside) if beside.is_file() else None)
-
-
-def gpus_of_node() -> int:
-    """GPUs that this process sees."""
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def slurm_nodes(environ: Mapping[str, str]) -> int:

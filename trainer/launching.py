@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import hosts
+from trainer import gpus, hosts
 from trainer.attempt import Attempt
 from trainer.claim import launch_claimed
 from trainer.config import RunConfig, load_recipe
 from trainer.data.packing import packs_of_rank
 from trainer.errors import UserError
 from trainer.exits import RunError
-from trainer.launchers import Launcher, find_command, gpus_of_node, open_launcher, slurm_nodes, srun
+from trainer.gpus import gpus_of_node
+from trainer.launchers import Launcher, find_command, open_launcher, slurm_nodes, srun
 from trainer.running import Running, signals_taken
 from trainer.supervise import Patience, Supervisor
 
@@ -108,12 +109,13 @@ def launch(
 
     Raises:
         UserError: before anything is started: a wrong recipe, hostfile or number of processes, a missing program, a
-            host that does not answer.
+            host that does not answer, GPUs that torch does not see.
         RunError: the run failed; its exit code and cause are those of the rank that says most.
     """
     config = load_recipe(recipe, overrides)
     launcher, why = choose(options, environ)
     if not launcher.hosts and launcher.name != "srun" and not gpus_of_node():
+        gpus.check_seen(environ)
         environ = {"DS_ACCELERATOR": "cpu", **environ}
     arguments = ["train", str(recipe), *overrides]
     for line in describe(config, launcher, why, environ):

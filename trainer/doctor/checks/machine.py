@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 import trainer
 from trainer.doctor.cluster import IMPORTS, Cluster
 from trainer.doctor.registry import Finding, check, failure, passed, question, warning
+from trainer.errors import UserError
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "safetensors")
 # Of these a difference is only said: weights, batches and messages between processes do not depend on it.
@@ -171,9 +171,7 @@ def _unequal(cluster: Cluster, found: Mapping[str, Mapping[str, Any]]) -> Iterat
 def _usable(cluster: Cluster, host: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
     gpus, slots = answer["gpus"], cluster.slots(host)
     if answer["hidden"]:
-        why = "torch is a CPU build" if not answer["cuda_build"] else "CUDA cannot start"
-        fix = cluster.on(host, f"{sys.executable} -c 'import torch; torch.zeros(1).cuda()'")
-        yield warning(f"{host} has an NVIDIA driver, but torch sees no GPU: {why}", fix)
+        yield failure(f"{host}: {answer['hidden']['what']} ({answer['hidden']['why']})", answer["hidden"]["fix"])
     if gpus and slots > len(gpus):
         yield failure(f"the hostfile gives {host} {slots} slots, but it has {len(gpus)} GPUs", f"slots={len(gpus)}")
     if not gpus and slots > answer["cores"]:
@@ -197,28 +195,27 @@ def _said(answer: Mapping[str, Any]) -> str:
 
 @question
 def devices() -> dict[str, Any]:
-    """GPUs (name, bytes of memory, bytes used, compute capability), cores, free bytes of memory; whether a driver's
-    GPUs are `hidden` from torch."""
+    """GPUs (name, bytes of memory, bytes used, compute capability), cores, free bytes of memory; of GPUs that are
+    `hidden` from torch: what, why and the next command."""
     import torch
 
+    from trainer.gpus import check_seen, gpus_of_node
     from trainer.host import available_cores
     from trainer.plan.devices import available_memory
 
     used = _used_memory()
     gpus = []
-    for number in range(torch.cuda.device_count()):
+    for number in range(gpus_of_node()):
         gpu = torch.cuda.get_device_properties(number)
         taken = next((size for name, size in used.items() if str(gpu.uuid) in name), None)
         capability = [gpu.major, gpu.minor]
         gpus.append({"name": gpu.name, "memory": gpu.total_memory, "used": taken, "capability": capability})
-    hidden = _driver() is not None and not gpus and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    return {
-        "gpus": gpus,
-        "cores": available_cores(),
-        "memory": available_memory(),
-        "hidden": hidden,
-        "cuda_build": torch.version.cuda is not None,
-    }
+    hidden = None
+    try:
+        check_seen()
+    except UserError as error:
+        hidden = {"what": error.what, "why": error.why, "fix": error.fix}
+    return {"gpus": gpus, "cores": available_cores(), "memory": available_memory(), "hidden": hidden}
 
 
 def _used_memory() -> dict[str, int]:
