@@ -9,11 +9,12 @@ from tests.launching import DEMO
 from trainer.doctor.all_reduce import rounds
 from trainer.doctor.checks.compilers import builds
 from trainer.doctor.checks.data import _fingerprint
-from trainer.doctor.checks.machine import source_hash
+from trainer.doctor.checks.machine import HARMLESS, installed
 from trainer.doctor.checks.recipe import suits
 from trainer.doctor.checks.storage import nearest_folder, write_speed
 from trainer.doctor.gradients import compare
 from trainer.doctor.registry import CHECKS
+from trainer.watch import alike
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
@@ -99,7 +100,18 @@ def test_stores_of_one_size_are_told_apart(tmp_path):
     assert a["bytes"] == b["bytes"] and a["hash"] != b["hash"] and a["hash"] == c["hash"]
 
 
-def test_the_source_hash_is_stable_and_checks_say_what_they_do():
-    assert source_hash() == source_hash()
+def test_the_doctor_compares_what_a_run_compares(monkeypatch):
+    found = {}
+    for patch in ("3.11.2", "3.11.9"):
+        monkeypatch.setattr("platform.python_version", lambda patch=patch: patch)
+        alike.versions.cache_clear()
+        found[patch] = alike.versions(), installed()["versions"]
+    alike.versions.cache_clear()
+    (run, doctor), (other, _) = found.values()
+    assert run == other and run["python"] == "3.11" and alike.source_hash() in run["xstilts"]
+    assert run.items() <= doctor.items() and doctor["python patch"] == "2" and "python patch" in HARMLESS
+
+
+def test_checks_say_what_they_do():
     for check in CHECKS.values():
         assert check.about and check.run.__doc__

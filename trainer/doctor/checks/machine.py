@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 import shutil
@@ -19,9 +18,9 @@ from trainer.doctor.cluster import IMPORTS, Cluster
 from trainer.doctor.registry import Finding, check, failure, passed, question, warning
 from trainer.errors import UserError
 
-PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "safetensors")
 # Of these a difference is only said: weights, batches and messages between processes do not depend on it.
-HARMLESS = ("python patch", "driver", "pyarrow", "safetensors")
+HARMLESS_PACKAGES = ("datasets", "pyarrow", "safetensors")
+HARMLESS = ("python patch", "driver", *HARMLESS_PACKAGES)
 BUSY = 0.05  # share of a GPU's memory that others may hold without a warning
 
 
@@ -66,14 +65,16 @@ def versions(cluster: Cluster) -> Iterator[Finding]:
 
 def _differences(cluster: Cluster, part: str, found: Mapping[str, str | None]) -> Iterator[Finding]:
     """A finding for each host whose version is not that of most hosts (of the first ones, where as many differ)."""
+    from trainer.watch.alike import PACKAGES
+
     common = Counter(found.values()).most_common(1)[0][0]
     for host, version in found.items():
         if version == common:
             continue
         says = f"{part} differs: {host} has {version or 'none'}, {_most(found, common)} {common or 'none'}"
-        if part in PACKAGES and common:
+        if part in (*PACKAGES, *HARMLESS_PACKAGES) and common:
             fix = cluster.on(host, f"{sys.executable} -m pip install {part}=={common}")
-        elif part == "xstilts source":
+        elif part == "xstilts":
             like = next(name for name, value in found.items() if value == common)
             root = Path(trainer.__file__).parents[1]
             fix = f"bring {root} on {host} to the state of {like}'s, e.g. by git pull or rsync"
@@ -92,28 +93,13 @@ def installed() -> dict[str, Any]:
     """Versions by name (None: not there), and requirements of this package that are not met, with what is there."""
     import torch
 
-    minor, patch = platform.python_version().rsplit(".", 1)
-    versions = {"xstilts": trainer.__version__, "xstilts source": source_hash(), "python": minor, "python patch": patch}
-    versions |= {name: _version(name) for name in PACKAGES}
+    from trainer.watch import alike
+
+    versions = {**alike.versions(), "python patch": platform.python_version().rsplit(".", 1)[1]}
+    versions |= {name: alike.installed(name) for name in HARMLESS_PACKAGES}
     nccl = torch.cuda.nccl.version() if torch.cuda.is_available() else None
     versions |= {"CUDA": torch.version.cuda, "NCCL": nccl and ".".join(map(str, nccl)), "driver": _driver()}
     return {"versions": versions, "unmet": _unmet()}
-
-
-def source_hash() -> str:
-    """A hash of this package's Python files."""
-    digest = hashlib.blake2b(digest_size=6)
-    root = Path(trainer.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _driver() -> str | None:
@@ -125,11 +111,13 @@ def _driver() -> str | None:
 def _unmet() -> dict[str, str | None]:
     from packaging.requirements import Requirement  # transformers needs it, too
 
+    from trainer.watch.alike import installed as version_of
+
     try:
         wanted = [Requirement(text) for text in metadata.requires("xstilts") or ()]
     except metadata.PackageNotFoundError:  # run from its folder, without being installed
         return {}
-    found = {wish: _version(wish.name) for wish in wanted if wish.marker is None or wish.marker.evaluate()}
+    found = {wish: version_of(wish.name) for wish in wanted if wish.marker is None or wish.marker.evaluate()}
     return {
         f"{wish.name}{wish.specifier}": has
         for wish, has in found.items()
