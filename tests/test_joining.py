@@ -115,6 +115,11 @@ def test_gloo_is_told_the_network_of_the_hosts(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.2")
     bind_gloo(World(0, 2, 0, 1, cpu))
     assert "GLOO_SOCKET_IFNAME" not in os.environ  # no interface
+    ways = {"10.0.0.1": "ib0", "192.0.2.1": "eth0"}
+    monkeypatch.setattr("trainer.distributed.interface_towards", ways.get)
+    monkeypatch.setenv("MASTER_ADDR", "node1")  # which on node1 itself is 127.0.1.1
+    bind_gloo(World(0, 2, 0, 1, cpu))
+    assert os.environ.pop("GLOO_SOCKET_IFNAME") == "eth0"
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
     bind_gloo(World(0, 2, 0, 1, cpu))
     assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"

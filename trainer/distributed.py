@@ -20,6 +20,8 @@ from trainer.network import interface_towards
 
 STORE_TIMEOUT = timedelta(minutes=30)  # a run's own limit, watch.meet_seconds, says more
 
+ELSEWHERE = "192.0.2.1"  # for documentation (RFC 5737): on no network, so reached by the default route
+
 on_waiting: list[Callable[[], None]] = []  # called now and then where a rank waits long for another's work
 
 
@@ -73,9 +75,11 @@ def bind_gloo(world: World) -> None:
     """Have gloo use the network on which the hosts meet, unless GLOO_SOCKET_IFNAME names one.
 
     By itself it takes the address of the machine's own name, which on Debian is 127.0.1.1: no other host reaches that.
+    Where MASTER_ADDR is such a name (srun, torchrun), to the first host it is its loopback; there it is the network of
+    the default route.
     """
     if world.size > world.local_size and "GLOO_SOCKET_IFNAME" not in os.environ:
-        if name := interface_towards(os.environ["MASTER_ADDR"]):
+        if name := interface_towards(os.environ["MASTER_ADDR"]) or interface_towards(ELSEWHERE):
             os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
