@@ -59,7 +59,9 @@ def test_what_is_chosen(gpus, hostfile, monkeypatch):
     assert name(hostfile=hostfile)[0] == "deepspeed"
     assert name(in_job) == ("srun", "1")
     assert name({**in_job, "SLURM_GPUS_ON_NODE": "8"}) == ("srun", "8")
+    assert name({**in_job, "SLURM_GPUS_PER_NODE": "a100:4"}) == ("srun", "4")
     assert name({**in_job, "SLURM_STEP_ID": "0"})[0] == "python"
+    assert name({**in_job, "SLURM_STEP_ID": "4294967290"})[0] == "srun"  # the shell of salloc
     assert name(in_job, hostfile=hostfile)[0] == "deepspeed"
     assert name(launcher="torchrun", processes=3) == ("torchrun", "3")
     gpus(4)

@@ -15,13 +15,12 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import hosts
+from trainer import hosts, slurm
 from trainer.errors import UserError
 from trainer.gpus import gpus_of_node
 from trainer.hosts import Host
@@ -71,7 +70,7 @@ class Launcher:
         if self.hosts:
             return sum(host.slots for host in self.hosts)
         if self.name == "srun":
-            return int(self.words[-1]) * slurm_nodes(os.environ)
+            return int(self.words[-1]) * slurm.nodes(os.environ)
         each = _number(self.words, _PROCESSES)
         if self.is_deepspeed:
             return each
@@ -125,8 +124,8 @@ class Launcher:
             UserError: a variable cannot be handed over; the folder cannot be written; Slurm does not name the nodes.
         """
         if self.name == "srun":
-            hosts.check_meeting_place(environ, slurm_nodes(environ))
-            place = {"MASTER_ADDR": slurm_first_node, "MASTER_PORT": lambda: str(free_port())}
+            hosts.check_meeting_place(environ, slurm.nodes(environ))
+            place = {"MASTER_ADDR": slurm.first_node, "MASTER_PORT": lambda: str(free_port())}
             return {**environ, **{name: environ.get(name) or find() for name, find in place.items()}}
         if not self.hosts:
             return dict(environ)
@@ -184,7 +183,7 @@ def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
 
 def srun(processes: int, options: Sequence[str] = ()) -> Launcher:
     """One task on each node of this Slurm job, which starts that many processes there."""
-    nodes = slurm_nodes(os.environ)  # said outright, as a job's SLURM_NTASKS would prevail over --ntasks-per-node
+    nodes = slurm.nodes(os.environ)  # said outright, as a job's SLURM_NTASKS would prevail over --ntasks-per-node
     words = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *options]
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):  # which srun itself has not read since Slurm 22.05
         words.append(f"--cpus-per-task={cores}")
@@ -195,30 +194,6 @@ def find_command(name: str) -> str | None:
     """Where a command is: on the path, or beside this Python, whose environment may not be activated."""
     beside = Path(sys.executable).parent / name
     return shutil.which(name) or (str(beside) if beside.is_file() else None)
-
-
-def slurm_nodes(environ: Mapping[str, str]) -> int:
-    """Nodes of the Slurm step or job that this process is in; 1 outside of one."""
-    names = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")
-    return int(next((environ[name] for name in names if environ.get(name)), 1))
-
-
-def slurm_first_node() -> str:
-    """The name of the job's first node, where srun puts the first task.
-
-    Raises:
-        UserError: this is no Slurm job, or its controller does not answer.
-    """
-    words = ["scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-        return done.stdout.split()[0]
-    except (OSError, IndexError, subprocess.TimeoutExpired) as error:
-        raise UserError(
-            "the nodes of this Slurm job are not known",
-            why=f"{shlex.join(words)} gave nothing ({type(error).__name__})",
-            fix="start it in a job (sbatch launch/slurm.sbatch RECIPE), or set MASTER_ADDR",
-        ) from None
 
 
 def free_port() -> int:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import gpus, hosts
+from trainer import hosts, slurm
 from trainer.attempt import Attempt
 from trainer.claim import launch_claimed
 from trainer.config import RunConfig, load_recipe
 from trainer.data.packing import packs_of_rank
 from trainer.errors import UserError
 from trainer.exits import RunError
-from trainer.gpus import gpus_of_node
-from trainer.launchers import Launcher, find_command, open_launcher, slurm_nodes, srun
+from trainer.gpus import check_seen, gpus_of_node
+from trainer.launchers import Launcher, find_command, open_launcher, srun
 from trainer.running import Running, signals_taken
 from trainer.supervise import Patience, Supervisor
 
@@ -69,11 +69,11 @@ def choose(options: Options, environ: Mapping[str, str] = os.environ) -> tuple[L
         launcher = open_launcher(DEEPSPEED if named in (None, "deepspeed") else named, options.hostfile)
         many = " and ".join(filter(None, [", ".join(h.name for h in launcher.hosts[:-1]), launcher.hosts[-1].name]))
         return launcher, f"over ssh, because the hostfile names {many}"
-    in_job = "SLURM_JOB_ID" in environ and "SLURM_STEP_ID" not in environ
+    in_job = "SLURM_JOB_ID" in environ and not slurm.in_task(environ)
     because = "because --launcher names it"
     if named == "srun" or (not named and in_job and shutil.which("srun")):
-        because = because if named else f"because this is a Slurm job of {slurm_nodes(environ)} nodes"
-        return srun(here or int(environ.get("SLURM_GPUS_ON_NODE") or 0) or gpus_of_node() or 1), because
+        because = because if named else f"because this is a Slurm job of {slurm.nodes(environ)} nodes"
+        return srun(here or slurm.gpus(environ) or gpus_of_node() or 1), because
     if named == "python":
         return Launcher((sys.executable,)), because
     gpus = gpus_of_node()
@@ -115,7 +115,7 @@ def launch(
     config = load_recipe(recipe, overrides)
     launcher, why = choose(options, environ)
     if not launcher.hosts and launcher.name != "srun" and not gpus_of_node():
-        gpus.check_seen(environ)
+        check_seen(environ)
         environ = {"DS_ACCELERATOR": "cpu", **environ}
     arguments = ["train", str(recipe), *overrides]
     for line in describe(config, launcher, why, environ):
