@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.launching import DEMO
-from trainer.doctor.all_reduce import rounds
+from trainer.doctor.all_reduce import LARGE, MEDIUM, affordable, rounds, too_long
 from trainer.doctor.checks.compilers import builds
 from trainer.doctor.checks.data import _fingerprint
 from trainer.doctor.checks.machine import HARMLESS, installed
@@ -25,6 +25,14 @@ def test_every_pair_meets_once_and_nobody_twice_in_a_round(count):
     for one in found:
         members = [member for pair in one for member in pair]
         assert len(set(members)) == len(members)
+
+
+def test_a_slow_network_gets_smaller_messages_and_is_called_slow():
+    fast, slow, crawling = (affordable(MEDIUM / rate, 6.0, LARGE["cpu"]) for rate in (1e9, 10e6, 1e5))
+    assert fast == LARGE["cpu"] and crawling == MEDIUM
+    assert MEDIUM < slow < LARGE["cpu"] and slow % 4 == 0 and 7 * slow / 10e6 <= 6.0
+    assert too_long([(30e6, 100.0)], 130.0).startswith("too slow: below 1 MB/s")
+    assert "hangs" in too_long([], 130.0)
 
 
 def test_gradients_are_compared_in_parts_of_the_largest():

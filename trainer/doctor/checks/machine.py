@@ -158,12 +158,14 @@ def _unequal(cluster: Cluster, found: Mapping[str, Mapping[str, Any]]) -> Iterat
 
 def _usable(cluster: Cluster, host: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
     gpus, slots = answer["gpus"], cluster.slots(host)
+    option = "--processes " if cluster.local_processes else "slots="
     if answer["hidden"]:
         yield failure(f"{host}: {answer['hidden']['what']} ({answer['hidden']['why']})", answer["hidden"]["fix"])
     if gpus and slots > len(gpus):
-        yield failure(f"the hostfile gives {host} {slots} slots, but it has {len(gpus)} GPUs", f"slots={len(gpus)}")
+        yield failure(f"{slots} processes are to run on {host}, but it has {len(gpus)} GPUs", f"{option}{len(gpus)}")
     if not gpus and slots > answer["cores"]:
-        yield warning(f"{host} has {slots} slots on {answer['cores']} cores", f"slots={answer['cores']} or fewer")
+        says = f"{slots} processes are to run on the {answer['cores']} cores of {host}"
+        yield warning(says, f"{option}{answer['cores']} or fewer")
     for number, gpu in enumerate(gpus):
         if gpu["used"] is not None and gpu["used"] > BUSY * gpu["memory"]:
             says = (
