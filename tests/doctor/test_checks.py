@@ -1,17 +1,19 @@
 """Parts of single checks that need no other process."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.launching import DEMO
 from trainer.doctor.all_reduce import LARGE, MEDIUM, affordable, rounds, too_long
-from trainer.doctor.checks.compilers import builds
+from trainer.doctor.checks.compilers import builds, compiled_code
 from trainer.doctor.checks.data import _fingerprint
 from trainer.doctor.checks.machine import HARMLESS, installed
 from trainer.doctor.checks.recipe import suits
 from trainer.doctor.checks.storage import nearest_folder, write_speed
+from trainer.doctor.cluster import Answers
 from trainer.doctor.gradients import compare
 from trainer.doctor.registry import CHECKS
 from trainer.watch import alike
@@ -87,7 +89,12 @@ def test_what_must_be_compiled(tmp_path, monkeypatch):
     built = tmp_path / "cpu_adam" / "cpu_adam.so"
     built.parent.mkdir()
     built.write_bytes(b"")
-    assert builds(str(DEMO), overrides)["ops"] == {"cpu_adam": True}
+    assert builds(str(DEMO), overrides)["ops"] == {"cpu_adam": False}
+    (tmp_path / "ninja").touch(0o755)  # without which torch loads nothing that it has built
+    found = builds(str(DEMO), overrides)
+    assert found["ops"] == {"cpu_adam": True} and found["missing"] == "a C++ compiler"
+    host = SimpleNamespace(ask_recipe=lambda question: Answers({"node1": {**found, "kernels": False}}, {}))
+    assert [finding.status for finding in compiled_code(host)] == ["pass"]
     assert builds(str(DEMO), overrides)["locks"] == {}
     built.with_name("lock").write_bytes(b"")  # of a build that was killed
     assert builds(str(DEMO), overrides)["locks"] == {"cpu_adam": str(built.with_name("lock"))}
