@@ -64,6 +64,9 @@ def test_what_is_chosen(gpus, hostfile, monkeypatch):
     assert name({**in_job, "SLURM_STEP_ID": "4294967290"})[0] == "srun"  # the shell of salloc
     assert name(in_job, hostfile=hostfile)[0] == "deepspeed"
     assert name(launcher="torchrun", processes=3) == ("torchrun", "3")
+    assert name(launcher="srun --partition=x", processes=3) == ("srun", "3")
+    with pytest.raises(UserError, match="says itself how many processes"):
+        name(launcher="torchrun --nproc_per_node 2", processes=3)
     gpus(4)
     assert name() == ("deepspeed", "4")
     assert name({"CUDA_VISIBLE_DEVICES": "2,3"}) == ("deepspeed", "localhost:2,3")

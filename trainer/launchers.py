@@ -149,14 +149,15 @@ class Launcher:
         return Running(command, self.environment(folder, environ), self.hosts, self.is_python, **options)
 
 
-def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
+def open_launcher(text: str, hostfile: Path | None = None, processes: int | None = None) -> Launcher:
     """The launcher that a user named, by a command line such as `deepspeed --num_gpus 2`.
 
     Args:
         hostfile: for deepspeed; a `--hostfile` in `text` says the same.
+        processes: on each node, for srun, which has no option for them.
 
     Raises:
-        UserError: it is not there, or the hostfile is wrong, or not for this launcher.
+        UserError: it is not there, or the hostfile or the processes are wrong, or not for this launcher.
     """
     words = shlex.split(text)
     if not words:
@@ -167,7 +168,10 @@ def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
         raise UserError(f"the launcher {words[0]!r} does not exist", fix=fix)
     launcher = Launcher((found, *words[1:]))
     if launcher.name == "srun":
-        launcher = srun(gpus_of_node() or 1, words[1:])
+        launcher = srun(processes or slurm.gpus(os.environ) or gpus_of_node() or 1, words[1:])
+    elif processes:
+        fix = "in it, e.g. deepspeed --num_gpus N or torchrun --nproc_per_node N"
+        raise UserError("a launcher's command line says itself how many processes, not --processes", fix=fix)
     if launcher.is_deepspeed:
         for option in {"-H", "--hostfile"} & set(words[:-1]):
             place = launcher.words.index(option)

@@ -62,7 +62,7 @@ def choose(options: Options, environ: Mapping[str, str] = os.environ) -> tuple[L
         fix = "start xstilts launch as one plain process; it starts the others"
         raise UserError("xstilts launch was started by a launcher, as one of several processes", fix=fix)
     if named and named not in ("deepspeed", "srun", "torchrun", "python"):
-        return open_launcher(named, options.hostfile), "--launcher gives its command line"
+        return open_launcher(named, options.hostfile, here), "--launcher gives its command line"
     if options.hostfile and here:
         raise UserError("--processes and --hostfile contradict each other", fix="slots=N in the hostfile")
     if options.hostfile:
