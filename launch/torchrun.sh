@@ -11,6 +11,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 usage() { sed -n 's/^#     /usage: /p' "${BASH_SOURCE[0]}" >&2; }
 fail() {
   echo "error: $1" >&2
+  [ -z "${2:-}" ] || echo "  next: $2" >&2
   exit 2
 }
 
@@ -22,15 +23,12 @@ while [ $# -gt 0 ]; do
       [ $# -ge 2 ] || fail "$1 needs a value"
       declare "${1#--}=$2"
       shift ;;
+    --nodes=* | --meet=* | --processes=*) declare "${1#--}" ;;
     *) rest+=("$1") ;;
   esac
   shift
 done
 [ ${#rest[@]} -gt 0 ] || { usage; fail "no recipe is named"; }
-if [ -z "$processes" ]; then
-  gpus="$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true)"
-  processes="$((gpus > 0 ? gpus : 1))"
-fi
 if [ "$nodes" = 1 ]; then
   where="--standalone"
 else
@@ -39,6 +37,9 @@ else
 fi
 
 python="$root/.venv/bin/python"
-[ -x "$python" ] || python="$(command -v python3)"
+[ -x "$python" ] || python=python3
+"$python" -c 'from importlib.util import find_spec; assert find_spec("deepspeed")' > /dev/null 2>&1 ||
+  fail "$python has no deepspeed" "make -C $root setup, or activate the environment that has it"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+[ -n "$processes" ] || processes="$("$python" -c 'from trainer.gpus import gpus_of_node; print(gpus_of_node() or 1)')"
 exec "$python" -m trainer launch "${rest[@]}" --launcher "torchrun $where --nproc_per_node $processes"

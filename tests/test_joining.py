@@ -89,7 +89,7 @@ def test_rank_0_does_not_take_the_store_along_before_all_have_read():
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"RANK": 6, "WORLD_SIZE": 8, "LOCAL_RANK": 2, "LOCAL_SIZE": 4}.items():
         monkeypatch.setenv(name, str(value))
@@ -101,6 +101,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     assert "slots=2" in said and caught.value.exit_code == Exit.USER
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert World.from_environment().device == torch.device("cuda", 1)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert World.from_environment().device == torch.device("cpu")
 
 
 def test_gloo_is_told_the_network_of_the_hosts(monkeypatch):
@@ -113,6 +115,11 @@ def test_gloo_is_told_the_network_of_the_hosts(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.2")
     bind_gloo(World(0, 2, 0, 1, cpu))
     assert "GLOO_SOCKET_IFNAME" not in os.environ  # no interface
+    ways = {"10.0.0.1": "ib0", "192.0.2.1": "eth0"}
+    monkeypatch.setattr("trainer.distributed.interface_towards", ways.get)
+    monkeypatch.setenv("MASTER_ADDR", "node1")  # which on node1 itself is 127.0.1.1
+    bind_gloo(World(0, 2, 0, 1, cpu))
+    assert os.environ.pop("GLOO_SOCKET_IFNAME") == "eth0"
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
     bind_gloo(World(0, 2, 0, 1, cpu))
     assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from trainer import launchers
+from trainer import launchers, slurm
 from trainer.errors import UserError
 from trainer.hosts import Host
 from trainer.launchers import Launcher, open_launcher, srun
@@ -85,7 +85,7 @@ def test_an_address_that_only_this_machine_knows_is_not_given_to_others():
 
 
 def test_srun_starts_one_task_a_node(monkeypatch):
-    for name in ("SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES"):
+    for name in ("SLURM_STEP_ID", "SLURM_JOB_NUM_NODES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_NNODES", "4")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "32")
@@ -99,8 +99,14 @@ def test_srun_starts_one_task_a_node(monkeypatch):
     assert launcher.environment(None, environ) == environ
 
 
+def test_sallocs_shell_is_no_task_on_the_only_node():
+    shell = {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_NUM_NODES": "4"}
+    assert slurm.nodes(shell) == 4
+    assert slurm.nodes({**shell, "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_NODES": "2"}) == 2
+
+
 def test_srun_is_not_sent_where_nodes_cannot_meet(monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_NNODES", "2")
     with pytest.raises(UserError, match="MASTER_ADDR=localhost is no address of one host for another"):
         srun(1).environment(None, {**os.environ, "MASTER_ADDR": "localhost"})
 

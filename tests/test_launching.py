@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.launching import DEMO
-from trainer import launching
+from trainer import launchers, launching, slurm
 from trainer.cli import run_command
 from trainer.errors import UserError
 from trainer.exits import Exit
-from trainer.launchers import slurm_nodes
 from trainer.launching import Options, choose
 from trainer.watch.ranks import why_it_ended, write_json
 
@@ -22,7 +21,8 @@ def gpus(monkeypatch):
     """Sets how many GPUs this machine seems to have."""
 
     def see(count: int) -> None:
-        monkeypatch.setattr(launching, "gpus_of_node", lambda: count)
+        for module in (launching, launchers):
+            monkeypatch.setattr(module, "gpus_of_node", lambda: count)
 
     see(0)
     return see
@@ -60,19 +60,26 @@ def test_what_is_chosen(gpus, hostfile, monkeypatch):
     assert name(hostfile=hostfile)[0] == "deepspeed"
     assert name(in_job) == ("srun", "1")
     assert name({**in_job, "SLURM_GPUS_ON_NODE": "8"}) == ("srun", "8")
+    assert name({**in_job, "SLURM_GPUS_PER_NODE": "a100:4"}) == ("srun", "4")
     assert name({**in_job, "SLURM_STEP_ID": "0"})[0] == "python"
     shell = {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_NUM_NODES": "2"}  # salloc's own
-    assert name({**in_job, **shell})[0] == "srun" and slurm_nodes(shell) == 2
+    assert name({**in_job, **shell})[0] == "srun" and slurm.nodes(shell) == 2
     assert name(in_job, hostfile=hostfile)[0] == "deepspeed"
     assert name(launcher="torchrun", processes=3) == ("torchrun", "3")
+    assert name(launcher="srun --partition=x", processes=3) == ("srun", "3")
+    with pytest.raises(UserError, match="says itself how many processes"):
+        name(launcher="torchrun --nproc_per_node 2", processes=3)
     gpus(4)
     assert name() == ("deepspeed", "4")
+    with pytest.raises(UserError, match="5 processes are asked for, but there are 4 GPUs"):
+        name(processes=5)
+    gpus(2)
     assert name({"CUDA_VISIBLE_DEVICES": "2,3"}) == ("deepspeed", "localhost:2,3")
     assert name({"CUDA_VISIBLE_DEVICES": "2,3"}, processes=1) == ("deepspeed", "localhost:2")
     assert name({"CUDA_VISIBLE_DEVICES": "GPU-8932f937,MIG-12"}, processes=2) == ("torchrun", "2")
+    with pytest.raises(UserError, match="deepspeed cannot start 2 processes"):
+        name({"CUDA_VISIBLE_DEVICES": "GPU-8932f937,MIG-12"}, launcher="deepspeed")
     assert name(launcher="python")[0] == "python"
-    with pytest.raises(UserError, match="5 processes are asked for, but there are 4 GPUs"):
-        name(processes=5)
 
 
 def test_a_dry_run_says_what_would_be_run_and_why(run, hostfile, monkeypatch, tmp_path):

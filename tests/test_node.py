@@ -8,7 +8,7 @@ import pytest
 from trainer.errors import UserError
 from trainer.node import node_command
 
-SLURM = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2",
+SLURM = {"SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2",
          "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}  # fmt: skip
 
 

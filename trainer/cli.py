@@ -219,22 +219,26 @@ def _doctor_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", nargs="?", type=Path, help="a YAML file; default: the machine is checked alone")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of recipe keys")
     sub.add_argument("--hostfile", type=Path, metavar="FILE", help="the hosts of a run, as deepspeed takes them")
-    sub.add_argument("--master-port", type=int, metavar="PORT", help="of the run; default: MASTER_PORT, else random")
+    port = "of the run; default: MASTER_PORT, else a free one, as launch takes"
+    sub.add_argument("--master-port", type=int, metavar="PORT", help=port)
+    sub.add_argument("--processes", type=int, metavar="N", help="of a run on this machine; default: one a GPU")
     sub.add_argument("--only", type=_names, default=[], metavar="A,B", help="of the checks, e.g. ports,clocks")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, with all figures")
 
 
 def doctor(arguments) -> None:
     from trainer.doctor import examine
-    from trainer.doctor.cluster import handed_over, nodes_of
-    from trainer.hosts import check_meeting_place
-    from trainer.launchers import free_port
+    from trainer.doctor.cluster import handed_over, master_port, nodes_of, this_machine
     from trainer.ui.doctor import doctor_view
 
     console = _console()
-    nodes = nodes_of(arguments.hostfile) if arguments.hostfile else ()
-    check_meeting_place(os.environ, 1)
-    port = arguments.master_port or int(os.environ.get("MASTER_PORT") or free_port())
+    processes = arguments.processes
+    if arguments.hostfile and processes:
+        raise UserError("--processes and --hostfile contradict each other", fix="slots=N in the hostfile")
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes must be above 0, not {processes}")
+    nodes = nodes_of(arguments.hostfile) if arguments.hostfile else [this_machine(processes)]
+    port = arguments.master_port or master_port(len(nodes))
     what = (arguments.recipe, arguments.overrides, nodes, handed_over(), arguments.only, port)
     with console.status("") as status:
         report = examine(*what, progress=lambda about: status.update(f"checking: {about}"))

@@ -14,10 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainer import gpus
 from trainer.errors import UserError
 from trainer.network import interface_towards
 
 STORE_TIMEOUT = timedelta(minutes=30)  # a run's own limit, watch.meet_seconds, says more
+
+ELSEWHERE = "192.0.2.1"  # for documentation (RFC 5737): on no network, so reached by the default route
 
 on_waiting: list[Callable[[], None]] = []  # called now and then where a rank waits long for another's work
 
@@ -41,18 +44,21 @@ class World:
         """As a launcher (deepspeed, torchrun) says; a process started without one is a world of its own.
 
         Raises:
-            UserError: this machine has fewer GPUs than processes.
+            UserError: this machine has fewer GPUs than processes, or GPUs that torch does not see.
         """
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         size = int(os.environ.get("WORLD_SIZE", 1))
-        device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        seen = gpus.gpus_of_node()
+        if not seen:
+            gpus.check_seen()
+        device = torch.device("cuda", local_rank) if seen else torch.device("cpu")
         local_size = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or size)
-        if device.type == "cuda" and local_rank >= torch.cuda.device_count():
-            host, gpus, seen = socket.gethostname(), torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        if seen and local_rank >= seen:
+            host, visible = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
             raise UserError(
-                f"process {local_rank + 1} of {local_size} on {host} has no GPU: it sees {gpus}",
-                why=f"each process needs one of its own; CUDA_VISIBLE_DEVICES is {seen or 'not set'}",
-                fix=f"slots={gpus} for {host} in the hostfile, or --processes {gpus} without one",
+                f"process {local_rank + 1} of {local_size} on {host} has no GPU: it sees {seen}",
+                why=f"each process needs one of its own; CUDA_VISIBLE_DEVICES is {visible or 'not set'}",
+                fix=f"slots={seen} for {host} in the hostfile, or --processes {seen} without one",
             )
         return cls(int(os.environ.get("RANK", 0)), size, local_rank, local_size, device)
 
@@ -69,9 +75,11 @@ def bind_gloo(world: World) -> None:
     """Have gloo use the network on which the hosts meet, unless GLOO_SOCKET_IFNAME names one.
 
     By itself it takes the address of the machine's own name, which on Debian is 127.0.1.1: no other host reaches that.
+    Where MASTER_ADDR is such a name (srun, torchrun), to the first host it is its loopback; there it is the network of
+    the default route.
     """
     if world.size > world.local_size and "GLOO_SOCKET_IFNAME" not in os.environ:
-        if name := interface_towards(os.environ["MASTER_ADDR"]):
+        if name := interface_towards(os.environ["MASTER_ADDR"]) or interface_towards(ELSEWHERE):
             os.environ["GLOO_SOCKET_IFNAME"] = name
 
 

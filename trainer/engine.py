@@ -25,7 +25,6 @@ from trainer.distributed import World
 from trainer.engine_parts.recut import recut
 from trainer.engine_parts.shards import Shards, full_state
 from trainer.errors import UserError
-from trainer.gpus import check_gpus_seen
 from trainer.model.multitask import MultiTaskModel
 
 if TYPE_CHECKING:
@@ -146,7 +145,6 @@ def start(seconds: int = 1800) -> World:
     """Join the process group (gloo on CPUs, NCCL on GPUs) and say who this process is."""
     from datetime import timedelta
 
-    check_gpus_seen()
     distributed.complete_environment()
     world = World.from_environment()
     distributed.bind_gloo(world)

@@ -15,20 +15,19 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import hosts
+from trainer import hosts, slurm
 from trainer.errors import UserError
+from trainer.gpus import gpus_of_node
 from trainer.hosts import Host
 from trainer.running import Running
 
 PORTS = range(20000, 32000)  # below the ephemeral ports, which any connection may take
 ENVIRONMENT_FILE = "deepspeed_env"  # in the run's folder
-INTERACTIVE_STEP = "4294967290"  # Slurm's number of the step that the shell of an salloc may be
 _PROCESSES = re.compile(r"--(?:num_gpus|num_accelerators|nproc[_-]per[_-]node)$")
 _NODES = re.compile(r"--nnodes$")
 
@@ -71,7 +70,7 @@ class Launcher:
         if self.hosts:
             return sum(host.slots for host in self.hosts)
         if self.name == "srun":
-            return int(self.words[-1]) * slurm_nodes(os.environ)
+            return int(self.words[-1]) * slurm.nodes(os.environ)
         each = _number(self.words, _PROCESSES)
         if self.is_deepspeed:
             included = self.words[self.words.index("--include") + 1] if "--include" in self.words else ""
@@ -126,8 +125,8 @@ class Launcher:
             UserError: a variable cannot be handed over; the folder cannot be written; Slurm does not name the nodes.
         """
         if self.name == "srun":
-            hosts.check_meeting_place(environ, slurm_nodes(environ))
-            place = {"MASTER_ADDR": slurm_first_node, "MASTER_PORT": lambda: str(free_port())}
+            hosts.check_meeting_place(environ, slurm.nodes(environ))
+            place = {"MASTER_ADDR": slurm.first_node, "MASTER_PORT": lambda: str(free_port())}
             return {**environ, **{name: environ.get(name) or find() for name, find in place.items()}}
         if not self.hosts:
             return dict(environ)
@@ -151,14 +150,20 @@ class Launcher:
         return Running(command, self.environment(folder, environ), self.hosts, self.is_python, **options)
 
 
-def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
+def open_launcher(
+    text: str,
+    hostfile: Path | None = None,
+    processes: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Launcher:
     """The launcher that a user named, by a command line such as `deepspeed --num_gpus 2`.
 
     Args:
         hostfile: for deepspeed; a `--hostfile` in `text` says the same.
+        processes: on each node, for srun, which has no option for them.
 
     Raises:
-        UserError: it is not there, or the hostfile is wrong, or not for this launcher.
+        UserError: it is not there, or the hostfile or the processes are wrong, or not for this launcher.
     """
     words = shlex.split(text)
     if not words:
@@ -169,14 +174,17 @@ def open_launcher(text: str, hostfile: Path | None = None) -> Launcher:
         raise UserError(f"the launcher {words[0]!r} does not exist", fix=fix)
     launcher = Launcher((found, *words[1:]))
     if launcher.name == "srun":
-        launcher = srun(gpus_of_node() or 1, words[1:])
+        launcher = srun(processes or slurm.gpus(environ) or gpus_of_node() or 1, words[1:])
+    elif processes:
+        fix = "in it, e.g. deepspeed --num_gpus N or torchrun --nproc_per_node N"
+        raise UserError("a launcher's command line says itself how many processes, not --processes", fix=fix)
     if launcher.is_deepspeed:
         for option in {"-H", "--hostfile"} & set(words[:-1]):
             place = launcher.words.index(option)
             hostfile = Path(launcher.words[place + 1])
             launcher = Launcher((*launcher.words[:place], *launcher.words[place + 2 :]))
     if hostfile is None:
-        return _on_visible_gpus(launcher, os.environ) if launcher.is_deepspeed else launcher
+        return _on_visible_gpus(launcher, environ) if launcher.is_deepspeed else launcher
     if not launcher.is_deepspeed:
         fix = "leave out --hostfile: in a Slurm job srun knows the nodes, and launch/torchrun.sh is started on each"
         raise UserError(f"only deepspeed reads a hostfile, not {launcher.name}", fix=fix)
@@ -205,7 +213,7 @@ def _on_visible_gpus(launcher: Launcher, environ: Mapping[str, str]) -> Launcher
 
 def srun(processes: int, options: Sequence[str] = ()) -> Launcher:
     """One task on each node of this Slurm job, which starts that many processes there."""
-    nodes = slurm_nodes(os.environ)  # said outright, as a job's SLURM_NTASKS would prevail over --ntasks-per-node
+    nodes = slurm.nodes(os.environ)  # said outright, as a job's SLURM_NTASKS would prevail over --ntasks-per-node
     words = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *options]
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):  # which srun itself has not read since Slurm 22.05
         words.append(f"--cpus-per-task={cores}")
@@ -216,44 +224,6 @@ def find_command(name: str) -> str | None:
     """Where a command is: on the path, or beside this Python, whose environment may not be activated."""
     beside = Path(sys.executable).parent / name
     return shutil.which(name) or (str(beside) if beside.is_file() else None)
-
-
-def gpus_of_node() -> int:
-    """GPUs that this process sees."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def in_slurm_step(environ: Mapping[str, str]) -> bool:
-    """Whether srun has started this process, and not only salloc or sbatch."""
-    return environ.get("SLURM_STEP_ID", INTERACTIVE_STEP) != INTERACTIVE_STEP
-
-
-def slurm_nodes(environ: Mapping[str, str]) -> int:
-    """Nodes of the Slurm step or job that this process is in; 1 outside of one."""
-    names = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")
-    if environ.get("SLURM_STEP_ID") == INTERACTIVE_STEP:  # which is on one node, whatever the job has
-        names = ("SLURM_JOB_NUM_NODES",)
-    return int(next((environ[name] for name in names if environ.get(name)), 1))
-
-
-def slurm_first_node() -> str:
-    """The name of the job's first node, where srun puts the first task.
-
-    Raises:
-        UserError: this is no Slurm job, or its controller does not answer.
-    """
-    words = ["scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-        return done.stdout.split()[0]
-    except (OSError, IndexError, subprocess.TimeoutExpired) as error:
-        raise UserError(
-            "the nodes of this Slurm job are not known",
-            why=f"{shlex.join(words)} gave nothing ({type(error).__name__})",
-            fix="start it in a job (sbatch launch/slurm.sbatch RECIPE), or set MASTER_ADDR",
-        ) from None
 
 
 def free_port() -> int:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import hosts
+from trainer import hosts, slurm
 from trainer.attempt import Attempt
 from trainer.claim import launch_claimed
 from trainer.config import RunConfig, load_recipe
 from trainer.data.packing import packs_of_rank
 from trainer.errors import UserError
 from trainer.exits import RunError
-from trainer.gpus import check_gpus_seen
-from trainer.launchers import Launcher, find_command, gpus_of_node, in_slurm_step, open_launcher, slurm_nodes, srun
+from trainer.gpus import check_seen, gpus_of_node
+from trainer.launchers import Launcher, find_command, open_launcher, srun
 from trainer.running import Running, signals_taken
 from trainer.supervise import Patience, Supervisor
 
@@ -62,18 +62,18 @@ def choose(options: Options, environ: Mapping[str, str] = os.environ) -> tuple[L
         fix = "start xstilts launch as one plain process; it starts the others"
         raise UserError("xstilts launch was started by a launcher, as one of several processes", fix=fix)
     if named and named not in ("deepspeed", "srun", "torchrun", "python"):
-        return open_launcher(named, options.hostfile), "--launcher gives its command line"
+        return open_launcher(named, options.hostfile, here, environ), "--launcher gives its command line"
     if options.hostfile and here:
         raise UserError("--processes and --hostfile contradict each other", fix="slots=N in the hostfile")
     if options.hostfile:
         launcher = open_launcher(DEEPSPEED if named in (None, "deepspeed") else named, options.hostfile)
         many = " and ".join(filter(None, [", ".join(h.name for h in launcher.hosts[:-1]), launcher.hosts[-1].name]))
         return launcher, f"over ssh, because the hostfile names {many}"
-    in_job = "SLURM_JOB_ID" in environ and not in_slurm_step(environ)
+    in_job = "SLURM_JOB_ID" in environ and not slurm.in_task(environ)
     because = "because --launcher names it"
     if named == "srun" or (not named and in_job and shutil.which("srun")):
-        because = because if named else f"because this is a Slurm job of {slurm_nodes(environ)} nodes"
-        return srun(here or int(environ.get("SLURM_GPUS_ON_NODE") or 0) or gpus_of_node() or 1), because
+        because = because if named else f"because this is a Slurm job of {slurm.nodes(environ)} nodes"
+        return srun(here or slurm.gpus(environ) or gpus_of_node() or 1), because
     if named == "python":
         return Launcher((sys.executable,)), because
     gpus = gpus_of_node()
@@ -86,13 +86,11 @@ def choose(options: Options, environ: Mapping[str, str] = os.environ) -> tuple[L
         fix = f"--processes {gpus}, or more devices in CUDA_VISIBLE_DEVICES"
         raise UserError(f"{count} processes are asked for, but there are {gpus} GPUs", fix=fix)
     because = because if named else "because there are GPUs" if gpus else f"because {count} processes are asked for"
-    # Named GPUs, since deepspeed's --num_gpus takes the first of the machine, whatever CUDA_VISIBLE_DEVICES says.
-    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:count] if gpus else []
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus else []
     if not named and any(visible) and not all(map(str.isdigit, visible)):
         because = "because CUDA_VISIBLE_DEVICES has names, of which deepspeed takes numbers only"
         return open_launcher(f"torchrun --standalone --nproc_per_node {count}"), because
-    which = f"--include localhost:{','.join(visible)}" if any(visible) else f"--num_gpus {count}"
-    return open_launcher(f"{DEEPSPEED} {which}"), because
+    return open_launcher(f"{DEEPSPEED} --num_gpus {count}", environ=environ), because
 
 
 def launch(
@@ -109,13 +107,13 @@ def launch(
 
     Raises:
         UserError: before anything is started: a wrong recipe, hostfile or number of processes, a missing program, a
-            host that does not answer.
+            host that does not answer, GPUs that torch does not see.
         RunError: the run failed; its exit code and cause are those of the rank that says most.
     """
     config = load_recipe(recipe, overrides)
     launcher, why = choose(options, environ)
     if not launcher.hosts and launcher.name != "srun" and not gpus_of_node():
-        check_gpus_seen(environ)
+        check_seen(environ)
         environ = {"DS_ACCELERATOR": "cpu", **environ}
     arguments = ["train", str(recipe), *overrides]
     for line in describe(config, launcher, why, environ):

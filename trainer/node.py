@@ -13,8 +13,8 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from trainer import slurm
 from trainer.errors import UserError
-from trainer.launchers import slurm_nodes
 from trainer.running import Running
 
 
@@ -29,7 +29,7 @@ def node_command(processes: int, arguments: Sequence[str], environ: Mapping[str,
     Raises:
         UserError: srun started this more than once a node, or a variable is missing, or a GPU.
     """
-    nodes, fix = slurm_nodes(environ), "xstilts launch RECIPE, or launch/slurm.sbatch, which set it"
+    nodes, fix = slurm.nodes(environ), "xstilts launch RECIPE, or launch/slurm.sbatch, which set it"
     missing = [name for name in ("SLURM_PROCID", "MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     if missing:
         raise UserError(f"{', '.join(missing)} is not set, which srun and its caller decide", fix=fix)

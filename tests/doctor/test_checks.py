@@ -1,19 +1,22 @@
 """Parts of single checks that need no other process."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.launching import DEMO
-from trainer.doctor.all_reduce import large_message, rounds
-from trainer.doctor.checks.compilers import builds
+from trainer.doctor.all_reduce import LARGE, MEDIUM, affordable, rounds, too_long
+from trainer.doctor.checks.compilers import builds, compiled_code
 from trainer.doctor.checks.data import _fingerprint
-from trainer.doctor.checks.machine import source_hash
+from trainer.doctor.checks.machine import HARMLESS, installed
 from trainer.doctor.checks.recipe import suits
 from trainer.doctor.checks.storage import nearest_folder, write_speed
+from trainer.doctor.cluster import Answers
 from trainer.doctor.gradients import compare
 from trainer.doctor.registry import CHECKS
+from trainer.watch import alike
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
@@ -26,11 +29,12 @@ def test_every_pair_meets_once_and_nobody_twice_in_a_round(count):
         assert len(set(members)) == len(members)
 
 
-def test_the_message_of_a_slow_network_is_small():
-    cpu = torch.device("cpu")
-    assert large_message(1e-4, cpu) == 16 << 20  # 10 GB/s
-    assert large_message(0.1, cpu) == 5 << 20  # 10 MB/s
-    assert large_message(30.0, cpu) == 1 << 20
+def test_a_slow_network_gets_smaller_messages_and_is_called_slow():
+    fast, slow, crawling = (affordable(MEDIUM / rate, 6.0, LARGE["cpu"]) for rate in (1e9, 10e6, 1e5))
+    assert fast == LARGE["cpu"] and crawling == MEDIUM
+    assert MEDIUM < slow < LARGE["cpu"] and slow % 4 == 0 and 7 * slow / 10e6 <= 6.0
+    assert too_long([(30e6, 100.0)], 130.0).startswith("too slow: below 1 MB/s")
+    assert "hangs" in too_long([], 130.0)
 
 
 def test_gradients_are_compared_in_parts_of_the_largest():
@@ -85,7 +89,12 @@ def test_what_must_be_compiled(tmp_path, monkeypatch):
     built = tmp_path / "cpu_adam" / "cpu_adam.so"
     built.parent.mkdir()
     built.write_bytes(b"")
-    assert builds(str(DEMO), overrides)["ops"] == {"cpu_adam": True}
+    assert builds(str(DEMO), overrides)["ops"] == {"cpu_adam": False}
+    (tmp_path / "ninja").touch(0o755)  # without which torch loads nothing that it has built
+    found = builds(str(DEMO), overrides)
+    assert found["ops"] == {"cpu_adam": True} and found["missing"] == "a C++ compiler"
+    host = SimpleNamespace(ask_recipe=lambda question: Answers({"node1": {**found, "kernels": False}}, {}))
+    assert [finding.status for finding in compiled_code(host)] == ["pass"]
     assert builds(str(DEMO), overrides)["locks"] == {}
     built.with_name("lock").write_bytes(b"")  # of a build that was killed
     assert builds(str(DEMO), overrides)["locks"] == {"cpu_adam": str(built.with_name("lock"))}
@@ -106,7 +115,18 @@ def test_stores_of_one_size_are_told_apart(tmp_path):
     assert a["bytes"] == b["bytes"] and a["hash"] != b["hash"] and a["hash"] == c["hash"]
 
 
-def test_the_source_hash_is_stable_and_checks_say_what_they_do():
-    assert source_hash() == source_hash()
+def test_the_doctor_compares_what_a_run_compares(monkeypatch):
+    found = {}
+    for patch in ("3.11.2", "3.11.9"):
+        monkeypatch.setattr("platform.python_version", lambda patch=patch: patch)
+        alike.versions.cache_clear()
+        found[patch] = alike.versions(), installed()["versions"]
+    alike.versions.cache_clear()
+    (run, doctor), (other, _) = found.values()
+    assert run == other and run["python"] == "3.11" and alike.source_hash() in run["xstilts"]
+    assert run.items() <= doctor.items() and doctor["python patch"] == "2" and "python patch" in HARMLESS
+
+
+def test_checks_say_what_they_do():
     for check in CHECKS.values():
         assert check.about and check.run.__doc__

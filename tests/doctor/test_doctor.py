@@ -1,6 +1,7 @@
 """The command: on this machine, and on two hosts that are this machine with a difference."""
 
 import json
+import os
 
 import pytest
 
@@ -51,12 +52,24 @@ def test_a_model_that_does_not_fit(tmp_path):
     assert memory["figures"]["peak_bytes"] > 100e9  # 10.7 billion parameters at 16 bytes
 
 
+def test_as_many_processes_as_asked_for(tmp_path):
+    out = tmp_path / "out.json"
+    done = xstilts("doctor", "--processes", 3, "--only", "collectives,devices", "--json", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = findings(out)
+    assert found["collectives"][0]["says"].startswith("3 processes over gloo: ")
+    assert found["collectives"][0]["figures"]["all"]["large_bytes"] > 0
+    cores = len(os.sched_getaffinity(0))
+    assert found["devices"][0]["fix"] == ("" if cores >= 3 else f"--processes {cores} or fewer")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--only", "portss"], "did you mean 'ports'?"),
         (["no.yaml"], "no.yaml does not exist"),
         (["--hostfile", "no-hostfile"], "no-hostfile"),
+        (["--hostfile", "x", "--processes", "2"], "contradict"),
     ],
 )
 def test_what_cannot_be_done_is_refused(arguments, says):

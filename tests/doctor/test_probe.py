@@ -7,9 +7,11 @@ import pytest
 from tests.doctor.pretend import PretendedHosts
 from trainer.doctor.checks.machine import hello
 from trainer.doctor.checks.network import listen, reach, stop_listening
+from trainer.doctor.checks.programs import programs
 from trainer.doctor.checks.storage import await_files, write_file
-from trainer.doctor.cluster import Cluster, nodes_of, this_machine
+from trainer.doctor.cluster import Cluster, master_port, nodes_of, this_machine
 from trainer.doctor.probe import answer
+from trainer.errors import UserError
 
 
 def cluster_of(nodes) -> Cluster:
@@ -69,6 +71,26 @@ def test_a_host_that_says_nothing_costs_no_more_than_its_time(pair):
         answers = cluster.ask(hello, timeout=4)
         assert set(answers) == {"127.0.0.1"} and "did not answer within 4 s" in answers.errors["127.0.0.2"].what
     assert time.monotonic() - began < 12
+
+
+def test_hosts_that_lack_programs_are_named(pair, monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "env", "pkill"):
+        (tmp_path / "bin" / name).symlink_to(f"/usr/bin/{name}")
+    pair.on("127.0.0.2", f"PATH={tmp_path / 'bin'}\n")
+    with cluster_of(nodes_of(pair.hostfile)) as cluster:
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        here, there = programs(cluster)
+        monkeypatch.undo()
+    assert here.status == there.status == "warn" and "no pdsh" in here.says
+    assert there.says.startswith("127.0.0.2 has no pgrep, ") and "apt-get install procps" in there.fix
+
+
+def test_the_port_is_the_runs_or_another_each_time():
+    assert master_port(2, {"MASTER_PORT": "29501"}) == 29501
+    assert len({master_port(2, {}) for _ in range(5)}) > 1
+    with pytest.raises(UserError, match="MASTER_PORT=http is no port"):
+        master_port(1, {"MASTER_PORT": "http"})
 
 
 def test_a_late_answer_is_not_taken_for_the_next_one(tmp_path):

@@ -39,6 +39,8 @@ def test_the_exit_code_is_the_runs_though_torchruns_is_1(overrides, tmp_path):
         (["launch/multinode.sh", "launch/recipes/demo.yaml", "no-such-file"], "hostfile no-such-file cannot be read"),
         (["launch/torchrun.sh"], "usage: launch/torchrun.sh RECIPE"),
         (["launch/torchrun.sh", "x.yaml", "--nodes", "2"], "needs --meet HOST:PORT"),
+        (["launch/torchrun.sh", "x.yaml", "--nodes=2"], "needs --meet HOST:PORT"),
+        (["env", "SLURM_SUBMIT_DIR=/", "launch/slurm.sbatch", "x.yaml"], "error: / is not the clone of xstilts"),
         (["launch/torchrun.sh", "no.yaml"], "no.yaml does not exist"),
         (["launch/slurm.sbatch"], "usage: sbatch launch/slurm.sbatch RECIPE"),
     ],

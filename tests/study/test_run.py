@@ -14,7 +14,7 @@ import pytest
 
 from tests.launching import ROOT, kill_all
 from tests.study.conftest import LAUNCHER, LAUNCHER_TEXT
-from trainer import launching
+from trainer import launchers, launching
 from trainer.errors import UserError
 from trainer.launchers import Launcher
 from trainer.study import record
@@ -271,7 +271,8 @@ def test_the_default_launcher_takes_the_gpus_that_are_visible(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # each cell has the job's node for itself
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    monkeypatch.setattr(launching, "gpus_of_node", lambda: 2)
+    for module in (launching, launchers):
+        monkeypatch.setattr(module, "gpus_of_node", lambda: 2)
     launcher = open_launcher(None)
     assert launcher.is_deepspeed and launcher.words[-2:] == ("--include", "localhost:2,3")
     monkeypatch.setattr(launching, "gpus_of_node", lambda: 0)

@@ -1,8 +1,9 @@
 """One process of the test of collectives, started by a probe.
 
-    python -m trainer.doctor.all_reduce OUT LEADERS
+    python -m trainer.doctor.all_reduce OUT LEADERS SECONDS
 
-OUT is a JSON file that rank 0 writes; LEADERS is the JSON list of each host's first rank.
+OUT is a JSON file that rank 0 writes; LEADERS is the JSON list of each host's first rank; SECONDS are for all of it,
+once the processes have met.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -22,15 +24,14 @@ import torch.distributed as dist
 from trainer import distributed
 from trainer.distributed import World
 
-LARGE = {"cpu": 16 << 20, "cuda": 256 << 20}  # bytes, of a message that a fast network takes
-LARGE_SECONDS = 0.5  # at most: the message of a slow network is smaller
-SMALL, MIDDLE = 8, 1 << 20  # bytes
-REPEATS, MIDDLE_REPEATS, LARGE_REPEATS = 30, 2, 5
-TIMEOUT = timedelta(seconds=40)
+LARGE = {"cpu": 16 << 20, "cuda": 256 << 20}  # bytes, where the network is fast enough
+SMALL, MEDIUM = 8, 1 << 20
+REPEATS, LARGE_REPEATS = 30, 5
+LARGE_SECONDS = 12.0  # for all large messages
 
 
 def main() -> None:
-    out, leaders = Path(sys.argv[1]), json.loads(sys.argv[2])
+    out, leaders, seconds = Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3])
     world = World.from_environment()
     distributed.bind_gloo(world)
     if world.device.type == "cuda":
@@ -38,13 +39,17 @@ def main() -> None:
     else:
         torch.set_num_threads(1)
     backend = "nccl" if world.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
-    own = {"all": measure(None, world.device), "pairs": []}
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds + 5))  # it says less than we do
+    limit = threading.Timer(seconds, _give_up, (seconds,))
+    limit.daemon = True
+    limit.start()
+    share = LARGE_SECONDS / len(leaders)  # there are as many measurements, one after another
+    own = {"all": measure(None, world.device, share), "pairs": []}
     for pairs in rounds(leaders):
         mine = next((pair for pair in pairs if world.rank in pair), None)
         if mine:
             group = dist.new_group(mine, use_local_synchronization=True)
-            own["pairs"].append([*mine, measure(group, world.device)])
+            own["pairs"].append([*mine, measure(group, world.device, share)])
             dist.destroy_process_group(group)
         dist.barrier()
     everyone = [None] * world.size
@@ -73,42 +78,67 @@ def rounds(members: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
         circle.insert(1, circle.pop())
 
 
-def measure(group, device: torch.device) -> dict[str, float | bool]:
-    """All-reduce among a group: whether its sums are right, seconds for a small message, bytes/s for a large one of so
-    many bytes.
+def measure(group, device: torch.device, seconds: float) -> dict[str, float | bool]:
+    """All-reduce among a group: whether its sums are right, seconds for a small message, bytes/s for a large one, which
+    is as large as all of these messages have `seconds` for.
 
     The rate is the bus bandwidth, bytes x 2(n-1)/n / seconds, which does not depend on the number of processes n
     (nccl-tests, PERFORMANCE.md).
     """
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    nbytes = large_message(_median_seconds(torch.ones(MIDDLE // 4, device=device), group, MIDDLE_REPEATS), device)
-    agreed = torch.tensor([nbytes], device=device)
-    dist.all_reduce(agreed, dist.ReduceOp.MIN, group=group)
-    large = torch.arange(int(agreed) // 4, device=device).remainder_(251).float()
+    latency = _median_seconds(torch.zeros(SMALL // 4, device=device), group, REPEATS)
+    took = torch.tensor([_seconds(torch.zeros(MEDIUM // 4, device=device), group)], device=device)
+    dist.all_reduce(took, op=dist.ReduceOp.MAX, group=group)  # all must take the same size
+    count = affordable(float(took), seconds, LARGE[device.type]) // 4
+    large = torch.arange(count, device=device).remainder_(251).float()
     summed = large * (rank + 1)
-    dist.all_reduce(summed, group=group)
+    _seconds(summed, group)
     right = torch.equal(summed, large * (size * (size + 1) // 2))  # whole numbers far below 2^24: exact in fp32
-    small = torch.ones(SMALL // 4, device=device)
-    seconds = _median_seconds(small, group, REPEATS)
-    rate = large.nbytes * 2 * (size - 1) / size / _median_seconds(large.zero_(), group, LARGE_REPEATS)
-    return {"right": right, "seconds": seconds, "bytes_per_second": rate, "bytes": large.nbytes}
+    rate = bus_bytes(large.nbytes, size) / _median_seconds(large.zero_(), group, LARGE_REPEATS)
+    return {"right": right, "seconds": latency, "bytes_per_second": rate, "large_bytes": large.nbytes}
 
 
-def large_message(seconds: float, device: torch.device) -> int:
-    """Bytes, whole MiB, that take `LARGE_SECONDS` where MIDDLE bytes take `seconds`."""
-    return min(LARGE[device.type], MIDDLE * max(1, int(LARGE_SECONDS / seconds)))
+def affordable(took: float, seconds: float, most: int) -> int:
+    """Bytes of the large message, a medium one having taken so long."""
+    return max(MEDIUM, min(most, int(MEDIUM * seconds / (LARGE_REPEATS + 2) / took) // 4 * 4))
+
+
+def bus_bytes(size: int, processes: int) -> float:
+    """What each process sends and receives in an all-reduce of so many bytes."""
+    return size * 2 * (processes - 1) / processes
 
 
 def _median_seconds(tensor: torch.Tensor, group, repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 1):
-        dist.barrier(group)
-        _wait(tensor.device)
-        began = time.perf_counter()
-        dist.all_reduce(tensor, group=group)
-        _wait(tensor.device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
+    return statistics.median([_seconds(tensor, group) for _ in range(repeats + 1)][1:])
+
+
+_waits: list[tuple[float, float]] = []  # for an all-reduce: of so many bytes over the bus, since when
+
+
+def _seconds(tensor: torch.Tensor, group) -> float:
+    dist.barrier(group)
+    _wait(tensor.device)
+    began = time.perf_counter()
+    _waits.append((bus_bytes(tensor.nbytes, dist.get_world_size(group)), began))
+    dist.all_reduce(tensor, group=group)
+    _wait(tensor.device)
+    _waits.clear()
+    return time.perf_counter() - began
+
+
+def too_long(waits: Sequence[tuple[float, float]], now: float) -> str:
+    """Why the time was not enough, as far as a process knows."""
+    if not waits:
+        return "too slow, or a process hangs"
+    size, began = waits[0]
+    return f"too slow: below {size / (now - began) / 1e6:.2g} MB/s (one all-reduce took more than {now - began:.0f} s)"
+
+
+def _give_up(seconds: float) -> None:
+    why = too_long(list(_waits), time.perf_counter())
+    sys.stderr.write(f"{why}; all-reduce was not done after {seconds:.0f} s\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _wait(device: torch.device) -> None:

@@ -25,6 +25,7 @@ from trainer import hosts
 from trainer.config import RunConfig
 from trainer.doctor.registry import Finding, failure
 from trainer.errors import UserError
+from trainer.launchers import free_port
 
 PATIENCE = 30.0  # seconds for an answer, unless a question says otherwise
 IMPORTS = 120.0  # for the first question that needs torch or transformers, on a cold disk
@@ -32,7 +33,7 @@ IMPORTS = 120.0  # for the first question that needs torch or transformers, on a
 
 @dataclass(frozen=True)
 class Node:
-    """A line of the hostfile, or this machine. `slots` is None where it does not say: one process a GPU, or one."""
+    """A line of the hostfile, or this machine. `slots` is None where nobody says: one process a GPU, or one."""
 
     name: str
     slots: int | None = None
@@ -236,6 +237,11 @@ class Cluster:
         return given if given is not None else max(1, len(self.devices.get(host, {}).get("gpus", ())))
 
     @property
+    def local_processes(self) -> int | None:
+        """Of a run on this machine alone, where the user has said how many."""
+        return self.nodes[0].slots if self.nodes[0].here else None
+
+    @property
     def processes(self) -> int:
         """Of a run, on all hosts."""
         return sum(self.slots(host) for host in self.names)
@@ -245,9 +251,19 @@ class Cluster:
         return command if self._probes[host].node.here else f"ssh {host} {shlex.quote(command)}"
 
 
-def this_machine() -> Node:
+def this_machine(processes: int | None = None) -> Node:
     """This machine alone, as a node that needs no ssh."""
-    return Node(socket.gethostname(), here=True)
+    return Node(socket.gethostname(), processes, here=True)
+
+
+def master_port(hosts_of_run: int, environ: Mapping[str, str] = os.environ) -> int:
+    """The port at which a launcher would have the processes meet: MASTER_PORT, or a free one, which changes each time.
+
+    Raises:
+        UserError: MASTER_PORT is no port, or MASTER_ADDR no place for several hosts to meet.
+    """
+    hosts.check_meeting_place(environ, hosts_of_run)
+    return int(environ.get("MASTER_PORT") or free_port())
 
 
 def nodes_of(hostfile: Path) -> list[Node]:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -55,13 +54,6 @@ def run_ranks(
         if late:
             words = _last_words(next(errors for rank, _, errors in started if rank == late[0]))
             raise UserError(f"rank {late[0]} did not end within {timeout:.0f} s", why=words)
-
-
-def free_port() -> int:
-    """A TCP port of this host that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _end(process: subprocess.Popen) -> None:

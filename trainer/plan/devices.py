@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from trainer.errors import UserError
+from trainer.gpus import gpus_of_node
 from trainer.host import available_cores
 
 # Dense bf16 products (flop/s) and memory bandwidth (bytes/s) of the makers' data sheets; the first name that a GPU's
@@ -95,7 +96,7 @@ def seen_devices(processes: int | None = None, nodes: int = 1, bandwidth: float 
         processes: of a run that has been started, on all nodes; on a CPU they share the memory.
     """
     host = available_memory()
-    if torch.cuda.is_available():
+    if gpus_of_node():
         properties = torch.cuda.get_device_properties(0)
         count = processes or torch.cuda.device_count() * nodes
         seen = given_gpus(count, properties.total_memory, nodes, bandwidth, properties.name)

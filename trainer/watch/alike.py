@@ -21,16 +21,20 @@ PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 
 
 @functools.cache
-def versions() -> dict[str, str]:
-    """What decides a run's numbers on this host: package -> version, and a hash of this package's source."""
-    python = ".".join(platform.python_version_tuple()[:2])  # its patches change no number
-    found = {"python": python, "xstilts": f"{trainer.__version__} (source {source_hash()})"}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def versions() -> dict[str, str | None]:
+    """What decides a run's numbers on this host: package -> version (None: not there), this one's with a hash of its
+    source; Python's without the patch, with which only its faults change."""
+    python, _ = platform.python_version().rsplit(".", 1)
+    found = {"xstilts": f"{trainer.__version__} (source {source_hash()})", "python": python}
+    return {**found, **{package: installed(package) for package in PACKAGES}}
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None if it is not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def data(prepared: Mapping[str, Prepared]) -> dict[str, str]:
@@ -50,7 +54,7 @@ def source_hash() -> str:
 
 
 def check_alike(
-    values: Mapping[str, str], what: str, gather: Callable[[Any], list[Any]] = distributed.gather_objects
+    values: Mapping[str, str | None], what: str, gather: Callable[[Any], list[Any]] = distributed.gather_objects
 ) -> None:
     """Every rank's `values` must be those of rank 0; all ranks call it.
 
@@ -65,9 +69,10 @@ def check_alike(
     for rank, (host, other) in enumerate(everywhere):
         different = [key for key in first if other.get(key) != first[key]]
         if different:
+            pairs = [(key, other.get(key) or "none", first[key] or "none") for key in different[:3]]
             raise RunError(
                 Exit.ENVIRONMENT,
                 f"rank {rank} on {host} and rank 0 on {first_host} do not have {what}: {', '.join(different)}",
-                why="; ".join(f"{key}: {other.get(key)} there, {first[key]} on {first_host}" for key in different[:3]),
+                why="; ".join(f"{key}: {there} there, {here} on {first_host}" for key, there, here in pairs),
                 fix=f"make them the same; xstilts doctor --hostfile H shows every difference; or leave {host} out",
             )

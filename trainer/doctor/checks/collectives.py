@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from trainer.doctor.cluster import IMPORTS, Cluster
-from trainer.doctor.processes import free_port, run_ranks
+from trainer.doctor.processes import run_ranks
 from trainer.doctor.registry import Finding, Skipped, check, failure, passed, question, warning
 from trainer.errors import UserError
+from trainer.launchers import free_port
 from trainer.network import interface_towards
 
 SLOW = 100e6  # bytes/s between two hosts: 1 Gbit/s
 UNLIKE = 0.5  # of the median pair's bandwidth
-TIMEOUT = 60.0
+TIMEOUT, A_HOST, START = 60.0, 1.0, 25.0  # seconds: for all of it, more for each host, of these to import and to meet
 SETTINGS = "GLOO_SOCKET_IFNAME={0} NCCL_SOCKET_IFNAME={0}"
 
 
@@ -31,7 +32,8 @@ def collectives(cluster: Cluster) -> Iterator[Finding]:
         raise Skipped("a run here has a single process")
     hosts = [ranks[0] for ranks in layout.values()]
     answers = cluster.ask(
-        all_reduce, timeout=TIMEOUT + IMPORTS, each={host: {"ranks": ranks} for host, ranks in layout.items()},
+        all_reduce, timeout=TIMEOUT + A_HOST * len(layout) + IMPORTS,
+        each={host: {"ranks": ranks} for host, ranks in layout.items()},
         world=sum(len(ranks) for ranks in layout.values()), leaders=hosts, address=cluster.address(cluster.first),
         port=cluster.port if len(layout) > 1 else 0,
     )  # fmt: skip
@@ -45,13 +47,13 @@ def collectives(cluster: Cluster) -> Iterator[Finding]:
 
 
 def _layout(cluster: Cluster) -> dict[str, list[int]]:
-    """Host -> ranks of its processes: one a GPU; on CPUs one, or two where there is a single host."""
+    """Host -> ranks of its processes: one a GPU; on CPUs one, or two where there is a single host; or --processes."""
     layout, first = {}, 0
     for host in cluster.names:
         devices = cluster.devices.get(host, {"gpus": (), "cores": 1})
         count = min(cluster.slots(host), len(devices["gpus"])) or 1
         if not devices["gpus"] and len(cluster.names) == 1:
-            count = min(2, devices["cores"])
+            count = cluster.local_processes or min(2, devices["cores"])
         layout[host] = list(range(first, first + count))
         first += count
     return layout
@@ -64,7 +66,8 @@ def _failed(cluster: Cluster, errors: Mapping[str, UserError]) -> Iterator[Findi
     fix = "xstilts doctor --only ports shows which hosts cannot reach each other"
     if name := next((name for name in interface if name), None):
         fix = f"export {SETTINGS.format(name)} (the interface that leads to {cluster.first}); {fix}"
-    yield failure(f"all-reduce fails between {len(cluster.names)} hosts: {said}", fix)
+    where = f" between {len(cluster.names)} hosts" if cluster.others else ""
+    yield failure(f"all-reduce fails{where}: {said}", fix)
 
 
 def _judged(found: Mapping[str, Any], pairs: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
@@ -89,12 +92,12 @@ def _judged(found: Mapping[str, Any], pairs: Mapping[str, Mapping[str, float]]) 
         slowest = min(pairs, key=lambda name: pairs[name]["bytes_per_second"])
         says += f"; slowest of {len(pairs)} pairs of hosts, {slowest}: {_figures(pairs[slowest])}"
     if not wrong:
-        yield passed(says, all=whole, pairs=dict(pairs))
+        yield passed(says, all=whole, pairs=dict(pairs), large_bytes=whole["large_bytes"])
 
 
 def _figures(figures: Mapping[str, float]) -> str:
     rate, latency = figures["bytes_per_second"] / 1e6, figures["seconds"] * 1e6
-    return f"{figures['bytes'] / 2**20:.0f} MiB at {rate:,.0f} MB/s, 8 B in {latency:,.0f} us"
+    return f"{figures['large_bytes'] / 2**20:.0f} MiB at {rate:,.0f} MB/s, 8 B in {latency:,.0f} us"
 
 
 @question
@@ -107,8 +110,9 @@ def all_reduce(ranks: list[int], world: int, leaders: list[int], address: str, p
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
-        arguments = [str(out), json.dumps(leaders)]
-        run_ranks("trainer.doctor.all_reduce", arguments, ranks, world, address, port or free_port(), TIMEOUT)
+        timeout = TIMEOUT + A_HOST * len(leaders)
+        arguments = [str(out), json.dumps(leaders), str(timeout - START)]
+        run_ranks("trainer.doctor.all_reduce", arguments, ranks, world, address, port or free_port(), timeout)
         return json.loads(out.read_text()) if out.is_file() else {}
 
 

@@ -85,7 +85,8 @@ def _compiler(variable: str, *names: str) -> str | None:
 
 
 def _is_built(op: str) -> bool:
-    """With DeepSpeed (DS_BUILD_OPS), or by torch's loader of extensions at an earlier use."""
+    """With DeepSpeed (DS_BUILD_OPS), or by torch's loader of extensions at an earlier use, which then needs no compiler
+    any more, but asks ninja whether it is up to date."""
     package = importlib.util.find_spec("deepspeed")
     about = Path(package.origin).with_name("git_version_info_installed.py") if package and package.origin else None
     if about and about.is_file():
@@ -93,7 +94,7 @@ def _is_built(op: str) -> bool:
             name, _, value = line.partition("=")
             if name == "installed_ops" and ast.literal_eval(value).get(op):
                 return True
-    return (_extensions() / op / f"{op}.so").is_file()
+    return (_extensions() / op / f"{op}.so").is_file() and shutil.which("ninja") is not None
 
 
 def _extensions() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 import shutil
@@ -17,10 +16,11 @@ from typing import Any
 import trainer
 from trainer.doctor.cluster import IMPORTS, Cluster
 from trainer.doctor.registry import Finding, check, failure, passed, question, warning
+from trainer.errors import UserError
 
-PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "safetensors")
 # Of these a difference is only said: weights, batches and messages between processes do not depend on it.
-HARMLESS = ("python patch", "driver", "pyarrow", "safetensors")
+HARMLESS_PACKAGES = ("datasets", "pyarrow", "safetensors")
+HARMLESS = ("python patch", "driver", *HARMLESS_PACKAGES)
 BUSY = 0.05  # share of a GPU's memory that others may hold without a warning
 
 
@@ -65,14 +65,16 @@ def versions(cluster: Cluster) -> Iterator[Finding]:
 
 def _differences(cluster: Cluster, part: str, found: Mapping[str, str | None]) -> Iterator[Finding]:
     """A finding for each host whose version is not that of most hosts (of the first ones, where as many differ)."""
+    from trainer.watch.alike import PACKAGES
+
     common = Counter(found.values()).most_common(1)[0][0]
     for host, version in found.items():
         if version == common:
             continue
         says = f"{part} differs: {host} has {version or 'none'}, {_most(found, common)} {common or 'none'}"
-        if part in PACKAGES and common:
+        if part in (*PACKAGES, *HARMLESS_PACKAGES) and common:
             fix = cluster.on(host, f"{sys.executable} -m pip install {part}=={common}")
-        elif part == "xstilts source":
+        elif part == "xstilts":
             like = next(name for name, value in found.items() if value == common)
             root = Path(trainer.__file__).parents[1]
             fix = f"bring {root} on {host} to the state of {like}'s, e.g. by git pull or rsync"
@@ -91,28 +93,13 @@ def installed() -> dict[str, Any]:
     """Versions by name (None: not there), and requirements of this package that are not met, with what is there."""
     import torch
 
-    minor, patch = platform.python_version().rsplit(".", 1)
-    versions = {"xstilts": trainer.__version__, "xstilts source": source_hash(), "python": minor, "python patch": patch}
-    versions |= {name: _version(name) for name in PACKAGES}
+    from trainer.watch import alike
+
+    versions = {**alike.versions(), "python patch": platform.python_version().rsplit(".", 1)[1]}
+    versions |= {name: alike.installed(name) for name in HARMLESS_PACKAGES}
     nccl = torch.cuda.nccl.version() if torch.cuda.is_available() else None
     versions |= {"CUDA": torch.version.cuda, "NCCL": nccl and ".".join(map(str, nccl)), "driver": _driver()}
     return {"versions": versions, "unmet": _unmet()}
-
-
-def source_hash() -> str:
-    """A hash of this package's Python files."""
-    digest = hashlib.blake2b(digest_size=6)
-    root = Path(trainer.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _driver() -> str | None:
@@ -124,11 +111,13 @@ def _driver() -> str | None:
 def _unmet() -> dict[str, str | None]:
     from packaging.requirements import Requirement  # transformers needs it, too
 
+    from trainer.watch.alike import installed as version_of
+
     try:
         wanted = [Requirement(text) for text in metadata.requires("xstilts") or ()]
     except metadata.PackageNotFoundError:  # run from its folder, without being installed
         return {}
-    found = {wish: _version(wish.name) for wish in wanted if wish.marker is None or wish.marker.evaluate()}
+    found = {wish: version_of(wish.name) for wish in wanted if wish.marker is None or wish.marker.evaluate()}
     return {
         f"{wish.name}{wish.specifier}": has
         for wish, has in found.items()
@@ -169,13 +158,14 @@ def _unequal(cluster: Cluster, found: Mapping[str, Mapping[str, Any]]) -> Iterat
 
 def _usable(cluster: Cluster, host: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
     gpus, slots = answer["gpus"], cluster.slots(host)
+    option = "--processes " if cluster.local_processes else "slots="
     if answer["hidden"]:
-        fix = cluster.on(host, f"{sys.executable} -c 'import torch; torch.zeros(1).cuda()'")
-        yield failure(f"torch cannot use the {answer['hidden']} GPUs of {host}: {answer['why_hidden']}", fix)
+        yield failure(f"{host}: {answer['hidden']['what']} ({answer['hidden']['why']})", answer["hidden"]["fix"])
     if gpus and slots > len(gpus):
-        yield failure(f"the hostfile gives {host} {slots} slots, but it has {len(gpus)} GPUs", f"slots={len(gpus)}")
+        yield failure(f"{slots} processes are to run on {host}, but it has {len(gpus)} GPUs", f"{option}{len(gpus)}")
     if not gpus and slots > answer["cores"]:
-        yield warning(f"{host} has {slots} slots on {answer['cores']} cores", f"slots={answer['cores']} or fewer")
+        says = f"{slots} processes are to run on the {answer['cores']} cores of {host}"
+        yield warning(says, f"{option}{answer['cores']} or fewer")
     for number, gpu in enumerate(gpus):
         if gpu["used"] is not None and gpu["used"] > BUSY * gpu["memory"]:
             says = (
@@ -195,28 +185,27 @@ def _said(answer: Mapping[str, Any]) -> str:
 
 @question
 def devices() -> dict[str, Any]:
-    """GPUs (name, bytes of memory, bytes used, compute capability), cores, free bytes of memory; how many
-    GPUs are `hidden` from torch, and why."""
+    """GPUs (name, bytes of memory, bytes used, compute capability), cores, free bytes of memory; of GPUs that are
+    `hidden` from torch: what, why and the next command."""
     import torch
 
-    from trainer.gpus import hidden, why_hidden
+    from trainer.gpus import check_seen, gpus_of_node
     from trainer.host import available_cores
     from trainer.plan.devices import available_memory
 
     used = _used_memory()
     gpus = []
-    for number in range(torch.cuda.device_count()):
+    for number in range(gpus_of_node()):
         gpu = torch.cuda.get_device_properties(number)
         taken = next((size for name, size in used.items() if str(gpu.uuid) in name), None)
         capability = [gpu.major, gpu.minor]
         gpus.append({"name": gpu.name, "memory": gpu.total_memory, "used": taken, "capability": capability})
-    return {
-        "gpus": gpus,
-        "cores": available_cores(),
-        "memory": available_memory(),
-        "hidden": hidden(),
-        "why_hidden": why_hidden(),
-    }
+    hidden = None
+    try:
+        check_seen()
+    except UserError as error:
+        hidden = {"what": error.what, "why": error.why, "fix": error.fix}
+    return {"gpus": gpus, "cores": available_cores(), "memory": available_memory(), "hidden": hidden}
 
 
 def _used_memory() -> dict[str, int]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from trainer.doctor.checks.recipe import read
 from trainer.doctor.cluster import Cluster
-from trainer.doctor.processes import free_port, run_ranks
+from trainer.doctor.processes import run_ranks
 from trainer.doctor.registry import Finding, Skipped, check, failure, passed, question
+from trainer.launchers import free_port
 
 LIMIT = 1e-4  # of the largest gradient: fp32 sums in another order
 TIMEOUT = 120.0
@@ -30,7 +31,7 @@ def gradients(cluster: Cluster) -> Iterator[Finding]:
     devices = cluster.devices.get(cluster.first)
     if devices is None:
         raise Skipped(f"the devices of {cluster.first} are not known")
-    count = min(2, len(devices["gpus"]) or devices["cores"])
+    count = min(cluster.local_processes or 2, len(devices["gpus"]) or cluster.local_processes or devices["cores"])
     answers = cluster.ask_recipe(compare_gradients, of=[cluster.first], processes=count, timeout=TIMEOUT + 30)
     for error in answers.errors.values():
         raise error

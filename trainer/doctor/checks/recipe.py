@@ -13,6 +13,7 @@ from trainer.doctor.checks.storage import nearest_folder
 from trainer.doctor.cluster import Cluster
 from trainer.doctor.registry import Finding, Skipped, check, failure, passed, question, warning
 from trainer.errors import UserError
+from trainer.gpus import gpus_of_node
 
 
 @cache
@@ -25,7 +26,7 @@ def device_here():
     """The torch.device of a run's first process on this host."""
     import torch
 
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", 0) if gpus_of_node() else torch.device("cpu")
 
 
 @check("recipe", needs_recipe=True)
