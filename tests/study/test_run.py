@@ -271,6 +271,7 @@ def test_the_default_launcher_takes_the_gpus_that_are_visible(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # each cell has the job's node for itself
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     for module in (launching, launchers):
         monkeypatch.setattr(module, "gpus_of_node", lambda: 2)
     launcher = open_launcher(None)
