@@ -33,15 +33,13 @@ done
 if [ ! -f "$recipe" ] && [ -f "$root/$recipe" ]; then recipe="$root/$recipe"; fi
 [ -f "$recipe" ] || fail "recipe $recipe does not exist" "ls $root/launch/recipes/"
 
-python="$root/.venv/bin/python"
-[ -x "$python" ] || python="$(command -v python3 || command -v python)"
-"$python" -c 'from importlib.util import find_spec; assert find_spec("deepspeed")' > /dev/null 2>&1 || fail "$python has no deepspeed" "make -C $root setup"
+. "$root/launch/environment.sh"
 
 name="$(basename "$recipe")"
 name="${name%.*}"
 rm -rf "runs/debug/$name"
 visible="${CUDA_VISIBLE_DEVICES-0}"
-export CUDA_VISIBLE_DEVICES="${visible%%,*}" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONFAULTHANDLER=1
+export CUDA_VISIBLE_DEVICES="${visible%%,*}" PYTHONFAULTHANDLER=1
 # 2,048 tokens hold the largest example of the nine tasks: five options of 256.
 exec "$python" -m trainer train "$recipe" run.folder=runs/debug "run.name=$name" "train.steps=$steps" \
   train.packs_per_step=2 train.pack_tokens=2048 train.deterministic=true train.detect_anomaly=true \

@@ -15,11 +15,5 @@ fi
 recipe="$1" hostfile="$2"
 shift 2
 
-python="$root/.venv/bin/python"
-[ -x "$python" ] || python=python3
-"$python" -c 'from importlib.util import find_spec; assert find_spec("deepspeed")' > /dev/null 2>&1 || {
-  printf 'error: %s has no deepspeed\n  next: make -C %s setup, or activate the environment that has it\n' "$python" "$root" >&2
-  exit 2
-}
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+. "$root/launch/environment.sh"
 exec "$python" -m trainer launch "$recipe" --launcher deepspeed --hostfile "$hostfile" "$@"

@@ -11,7 +11,6 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 usage() { sed -n 's/^#     /usage: /p' "${BASH_SOURCE[0]}" >&2; }
 fail() {
   echo "error: $1" >&2
-  [ -z "${2:-}" ] || echo "  next: $2" >&2
   exit 2
 }
 
@@ -36,10 +35,6 @@ else
   where="--nnodes $nodes --rdzv_backend c10d --rdzv_endpoint $meet --rdzv_id xstilts"
 fi
 
-python="$root/.venv/bin/python"
-[ -x "$python" ] || python=python3
-"$python" -c 'from importlib.util import find_spec; assert find_spec("deepspeed")' > /dev/null 2>&1 ||
-  fail "$python has no deepspeed" "make -C $root setup, or activate the environment that has it"
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+. "$root/launch/environment.sh"
 [ -n "$processes" ] || processes="$("$python" -c 'from trainer.gpus import gpus_of_node; print(gpus_of_node() or 1)')"
 exec "$python" -m trainer launch "${rest[@]}" --launcher "torchrun $where --nproc_per_node $processes"

@@ -60,7 +60,9 @@ def test_what_is_chosen(gpus, hostfile, monkeypatch):
     assert name(hostfile=hostfile)[0] == "deepspeed"
     assert name(in_job) == ("srun", "1")
     assert name({**in_job, "SLURM_GPUS_ON_NODE": "8"}) == ("srun", "8")
-    assert name({**in_job, "SLURM_GPUS_PER_NODE": "a100:4"}) == ("srun", "4")
+    assert name({**in_job, "SLURM_GPUS_PER_NODE": "a100:4,h100:2"}) == ("srun", "6")
+    assert name({**in_job, "SLURM_GPUS": "a100:16"}) == ("srun", "8")  # of both nodes
+    assert name({**in_job, "SLURM_GPUS_ON_NODE": "8", "DS_ACCELERATOR": "cpu"}) == ("srun", "1")
     assert name({**in_job, "SLURM_STEP_ID": "0"})[0] == "python"
     shell = {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_NUM_NODES": "2"}  # salloc's own
     assert name({**in_job, **shell})[0] == "srun" and slurm.nodes(shell) == 2

@@ -31,6 +31,13 @@ def test_slurms_choice_of_gpus_is_kept():
         node_command(4, [], {**SLURM, "CUDA_VISIBLE_DEVICES": "3,5,7"})
 
 
+@pytest.mark.parametrize(
+    "cpu", [{"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, {"CUDA_VISIBLE_DEVICES": "3", "DS_ACCELERATOR": "cpu"}]
+)
+def test_on_the_cpu_there_are_as_many_processes_as_asked_for(cpu):
+    assert world(node_command(3, [], {**SLURM, **cpu}))["node1"] == ["0", "1", "2"]
+
+
 def test_more_tasks_than_nodes_are_refused():
     with pytest.raises(UserError, match="16 tasks on 2 nodes") as error:
         node_command(8, [], {**SLURM, "SLURM_STEP_NUM_TASKS": "16"})

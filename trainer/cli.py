@@ -238,8 +238,8 @@ def doctor(arguments) -> None:
     if processes is not None and processes < 1:
         raise UserError(f"--processes must be above 0, not {processes}")
     nodes = nodes_of(arguments.hostfile) if arguments.hostfile else [this_machine(processes)]
-    port = arguments.master_port or master_port(len(nodes))
-    what = (arguments.recipe, arguments.overrides, nodes, handed_over(), arguments.only, port)
+    port = master_port(len(nodes))
+    what = (arguments.recipe, arguments.overrides, nodes, handed_over(), arguments.only, arguments.master_port or port)
     with console.status("") as status:
         report = examine(*what, progress=lambda about: status.update(f"checking: {about}"))
     console.print(doctor_view(report))

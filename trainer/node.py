@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from trainer import slurm
+from trainer import gpus, slurm
 from trainer.errors import UserError
 from trainer.running import Running
 
@@ -36,7 +36,7 @@ def node_command(processes: int, arguments: Sequence[str], environ: Mapping[str,
     tasks = int(environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or nodes)
     if tasks != nodes:
         raise UserError(f"srun started {tasks} tasks on {nodes} nodes", fix="srun --ntasks-per-node=1")
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    visible = environ.get("CUDA_VISIBLE_DEVICES") if gpus.wanted(environ) else None
     devices = visible.split(",") if visible else [str(i) for i in range(processes)]
     if len(devices) < processes:
         fix = "ask Slurm for as many GPUs a node as there are to be processes"

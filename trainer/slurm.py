@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 
 from trainer.errors import UserError
+from trainer.gpus import wanted
 
 SPECIAL_STEPS = 0xFFFFFFF0  # slurm.h: steps that are no srun's are numbered from the largest number down
 
@@ -29,12 +30,19 @@ def nodes(environ: Mapping[str, str]) -> int:
 
 
 def gpus(environ: Mapping[str, str]) -> int:
-    """GPUs of the job on each node; 0 where Slurm does not say.
+    """GPUs of the job on each node, for its processes; 0 where Slurm does not say, or the CPU is chosen.
 
-    On a login node (salloc) only what was asked for is known, perhaps with a type: a100:8.
+    On a login node (salloc) only what was asked for is known, perhaps with types: a100:4,h100:4.
     """
-    asked = environ.get("SLURM_GPUS_ON_NODE") or environ.get("SLURM_GPUS_PER_NODE", "").rpartition(":")[2]
-    return int(asked) if asked.isdigit() else 0
+    if not wanted(environ):
+        return 0
+    here, each = environ.get("SLURM_GPUS_ON_NODE"), environ.get("SLURM_GPUS_PER_NODE")
+    return _number(here or each or "") or _number(environ.get("SLURM_GPUS", "")) // nodes(environ)
+
+
+def _number(asked: str) -> int:
+    counts = [part.rpartition(":")[2] for part in asked.split(",")]
+    return sum(map(int, counts)) if all(map(str.isdigit, counts)) else 0
 
 
 def first_node() -> str:

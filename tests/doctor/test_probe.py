@@ -5,12 +5,15 @@ import time
 import pytest
 
 from tests.doctor.pretend import PretendedHosts
+from trainer.doctor.checks.collectives import collectives
 from trainer.doctor.checks.machine import hello
 from trainer.doctor.checks.network import listen, reach, stop_listening
+from trainer.doctor.checks.parity import gradients
 from trainer.doctor.checks.programs import programs
 from trainer.doctor.checks.storage import await_files, write_file
 from trainer.doctor.cluster import Cluster, master_port, nodes_of, this_machine
 from trainer.doctor.probe import answer
+from trainer.doctor.registry import Skipped
 from trainer.errors import UserError
 
 
@@ -82,8 +85,16 @@ def test_hosts_that_lack_programs_are_named(pair, monkeypatch, tmp_path):
         monkeypatch.setenv("PATH", str(tmp_path / "bin"))
         here, there = programs(cluster)
         monkeypatch.undo()
-    assert here.status == there.status == "warn" and "no pdsh" in here.says
+    assert here.status == "fail" and "no pdsh" in here.says and there.status == "warn"
     assert there.says.startswith("127.0.0.2 has no pgrep, ") and "apt-get install procps" in there.fix
+
+
+@pytest.mark.parametrize("check", [collectives, gradients])
+def test_no_process_is_started_where_torch_cannot_use_the_gpus(check):
+    with cluster_of([this_machine()]) as cluster:
+        cluster.devices = {cluster.first: {"gpus": [], "cores": 2, "hidden": {"what": "it has 2 GPUs"}}}
+        with pytest.raises(Skipped, match=f"no run starts on {cluster.first}: torch cannot use"):
+            list(check(cluster))
 
 
 def test_the_port_is_the_runs_or_another_each_time():

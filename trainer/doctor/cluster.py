@@ -23,7 +23,7 @@ from typing import Any
 
 from trainer import hosts
 from trainer.config import RunConfig
-from trainer.doctor.registry import Finding, failure
+from trainer.doctor.registry import Finding, Skipped, failure
 from trainer.errors import UserError
 from trainer.launchers import free_port
 
@@ -230,6 +230,13 @@ class Cluster:
         from trainer.doctor.checks.machine import devices
 
         return self.ask(devices, timeout=IMPORTS)
+
+    def check_gpus(self) -> None:
+        """Raises:
+        Skipped: on a host torch cannot use the GPUs, so that no process of a run starts there.
+        """
+        if hidden := [host for host, answer in self.devices.items() if answer["hidden"]]:
+            raise Skipped(f"no run starts on {', '.join(hidden)}: torch cannot use the GPUs there")
 
     def slots(self, host: str) -> int:
         """Processes of a run on a host."""

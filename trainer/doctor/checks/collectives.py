@@ -27,6 +27,7 @@ def collectives(cluster: Cluster) -> Iterator[Finding]:
     """all-reduce is right between all processes and pairs of hosts, and fast"""
     if "ports" in cluster.failed:
         raise Skipped("ports are blocked: it would wait in vain")
+    cluster.check_gpus()
     layout = _layout(cluster)
     if sum(len(ranks) for ranks in layout.values()) < 2:
         raise Skipped("a run here has a single process")

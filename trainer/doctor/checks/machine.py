@@ -160,7 +160,7 @@ def _usable(cluster: Cluster, host: str, answer: Mapping[str, Any]) -> Iterator[
     gpus, slots = answer["gpus"], cluster.slots(host)
     option = "--processes " if cluster.local_processes else "slots="
     if answer["hidden"]:
-        yield failure(f"{host}: {answer['hidden']['what']} ({answer['hidden']['why']})", answer["hidden"]["fix"])
+        yield failure(f"{answer['hidden']['what']} ({answer['hidden']['why']})", answer["hidden"]["fix"])
     if gpus and slots > len(gpus):
         yield failure(f"{slots} processes are to run on {host}, but it has {len(gpus)} GPUs", f"{option}{len(gpus)}")
     if not gpus and slots > answer["cores"]:

@@ -31,6 +31,7 @@ def gradients(cluster: Cluster) -> Iterator[Finding]:
     devices = cluster.devices.get(cluster.first)
     if devices is None:
         raise Skipped(f"the devices of {cluster.first} are not known")
+    cluster.check_gpus()
     count = min(cluster.local_processes or 2, len(devices["gpus"]) or cluster.local_processes or devices["cores"])
     answers = cluster.ask_recipe(compare_gradients, of=[cluster.first], processes=count, timeout=TIMEOUT + 30)
     for error in answers.errors.values():

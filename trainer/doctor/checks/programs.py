@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from trainer.doctor.cluster import Cluster
-from trainer.doctor.registry import Finding, Skipped, check, passed, question, warning
+from trainer.doctor.registry import Finding, Skipped, check, failure, passed, question, warning
 
 ON_HOSTS = ("pgrep", "pkill")  # of procps; `trainer.running` signals ranks with them, over pdsh
 
@@ -20,8 +20,8 @@ def programs(cluster: Cluster) -> Iterator[Finding]:
     yield from found.failures()
     lacks = {host: missing for host, missing in found.items() if missing}
     if shutil.which("pdsh") is None:
-        fix = "apt-get install pdsh, or torchrun on each host (launch/torchrun.sh)"
-        yield warning("this machine has no pdsh, with which xstilts launch starts other hosts' processes", fix)
+        fix = "apt-get install pdsh, or torchrun on each host (launch/torchrun.sh), which needs none"
+        yield failure("this machine has no pdsh, without which xstilts launch --hostfile does not start", fix)
     for host, missing in lacks.items():
         says = f"{host} has no {' and no '.join(missing)}, with which its processes are told to save or to end"
         yield warning(says, cluster.on(host, "apt-get install procps"))
