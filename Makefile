@@ -62,7 +62,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest
 
 test-slow: $(READY)
-	$(VENV)/bin/python -m pytest -m slow --durations=20
+	$(VENV)/bin/python -m pytest -m "slow and not long" --durations=20
 
 test-long: $(READY)
 	$(VENV)/bin/python -m pytest -m long

@@ -17,7 +17,7 @@ def test_a_run_that_fails_shows_why(tmp_path):
         loss_curves.train(loss_curves.RECIPE, ["train.stps=3"], 2, tmp_path, "bad")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fused_and_plain_runs_coincide(store, tmp_path):
     out = tmp_path / "loss_curves.json"
     words = [store, "tasks=[mnli,ccg]", "train.packs_per_step=1", "train.pack_tokens=256"]

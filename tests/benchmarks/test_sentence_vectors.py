@@ -43,7 +43,7 @@ def test_accuracies_are_those_of_the_plain_script(model_and_texts):
         assert row["pairs"] == 100 and row["xstilts"] == row["plain"] > 1 and row["different_predictions"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_a_result_without_paths(model_and_texts, tmp_path, capsys):
     model, folder = model_and_texts
     options = ["--languages", "de", "--sentences", "60", "--batches", "4,16", "--rounds", "1", "--cores", "1"]

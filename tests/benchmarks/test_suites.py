@@ -83,7 +83,7 @@ def test_report_is_part_of_the_command(tmp_path):
     assert refused.value.code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gpu_suite_runs_dry_on_a_cpu(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "gpu", "--dry", "--out", str(tmp_path)],

@@ -15,6 +15,7 @@ from trainer.config import load_recipe
 from trainer.session import open_session
 
 STAGES = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+RUNS = [*((stage, "null") for stage in STAGES), ("zero2", "0.0"), ("zero3", "0.0")]  # engine.config, model.dropout
 
 
 def run(config, steps: int) -> dict:
@@ -38,15 +39,13 @@ def run(config, steps: int) -> dict:
 def main() -> None:
     out, steps, *overrides = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     results = {}
-    for dropout in ("null", "0.0"):
-        for stage in STAGES:
-            name = f"{stage} dropout {dropout}"
-            own = [
-                f"engine.config=ds_configs/{stage}.json",
-                f"model.dropout={dropout}",
-                f"run.name={Path(out).stem}-{stage}-{dropout}",
-            ]
-            results[name] = run(load_recipe(DEMO, [*overrides, *own]), int(steps))
+    for stage, dropout in RUNS:
+        own = [
+            f"engine.config=ds_configs/{stage}.json",
+            f"model.dropout={dropout}",
+            f"run.name={Path(out).stem}-{stage}-{dropout}",
+        ]
+        results[f"{stage} dropout {dropout}"] = run(load_recipe(DEMO, [*overrides, *own]), int(steps))
     if int(os.environ["RANK"]) == 0:
         torch.save(results, out)
     torch.distributed.barrier()

@@ -43,10 +43,10 @@ def exits(run):
     "stage, dtype",
     [
         pytest.param(0, "fp32", marks=pytest.mark.slow),
-        pytest.param(3, "bf16", marks=pytest.mark.slow),
+        pytest.param(3, "fp32", marks=pytest.mark.slow),
         *(
             pytest.param(*layout, marks=pytest.mark.long)
-            for layout in ((0, "bf16"), (1, "bf16"), (2, "fp32"), (2, "bf16"))
+            for layout in ((0, "bf16"), (1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "bf16"))
         ),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_signal_to_one_rank_saves_and_leaves(number, rank, store, tmp_path):
     assert f"continued from {tmp_path / 'run/checkpoints'}/step-{last}" in again.replace("\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_slow_rank_is_named(store, tmp_path):
     more = ["train.steps=55", "checkpoint.every_steps=100"]
     finish(start_ranks(command(store, tmp_path, "run", *more), 2, env={"TEST_FAULT": "slow@1-:1"}))

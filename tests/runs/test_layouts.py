@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.launching import finish, start_ranks
-from tests.runs.layouts_worker import STAGES
+from tests.runs.layouts_worker import RUNS
 
 pytestmark = pytest.mark.slow
 STEPS = 5
@@ -21,8 +21,7 @@ def results(store, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("dropout", ["null", "0.0"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage, dropout", RUNS)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_every_layout_trains_the_same(results, ranks, stage, dropout):
     expected, found = results[1][f"zero2 dropout {dropout}"], results[ranks][f"{stage} dropout {dropout}"]

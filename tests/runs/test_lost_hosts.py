@@ -31,7 +31,15 @@ def unbroken(store, tmp_path_factory):
     return steps(folder / "unbroken")
 
 
-@pytest.mark.parametrize("loss, back", [("cut", True), ("kill", True), ("cut", False), ("kill", False)])
+@pytest.mark.parametrize(
+    "loss, back",
+    [
+        ("cut", True),
+        ("kill", False),
+        pytest.param("kill", True, marks=pytest.mark.long),
+        pytest.param("cut", False, marks=pytest.mark.long),
+    ],
+)
 def test_a_lost_host_ends_no_run(loss, back, unbroken, store, tmp_path):
     with virtual_hosts(tmp_path / "hosts") as hosts:
         run = tmp_path / "run"

@@ -56,6 +56,7 @@ def command(folder, text_store, name, total=14):
             "checkpoint.every_steps=4", "evaluation.limit=2", "engine.config=ds_configs/zero3.json"]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_bit_identically(text_store, tmp_path):
     finish(start_ranks(command(tmp_path, text_store, "unbroken"), 2))
     kill_at_step(start_ranks(command(tmp_path, text_store, "killed"), 2), tmp_path / "killed", 7, rank=1)
@@ -67,6 +68,7 @@ def test_a_killed_run_continues_bit_identically(text_store, tmp_path):
             assert killed[step][field] == expected[field], (step, field)
 
 
+@pytest.mark.long
 def test_it_learns_and_the_export_scores_as_the_run_did(text_store, tmp_path):
     finish(start_ranks(command(tmp_path, text_store, "run", total=60), 1))
     events = read_events(tmp_path / "run" / "events.jsonl")
