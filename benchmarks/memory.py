@@ -29,6 +29,7 @@ from benchmarks.arms import Arm
 from trainer import engine, host
 from trainer.config import load_recipe
 from trainer.data.prepare import prepare
+from trainer.distributed import World
 from trainer.model.encoder import load_tokenizer
 from trainer.plan import need
 from trainer.tasks import load_tasks
@@ -175,9 +176,10 @@ def _load_what_comes_late() -> None:
     import deepspeed.runtime.zero.stage3
     import deepspeed.runtime.zero.stage_1_and_2  # noqa: F401
 
-    layer = torch.nn.TransformerEncoderLayer(64, 4, 128)
+    device = World.from_environment().device  # on a GPU the first product allocates cuBLAS's workspace, for good
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 128).to(device)
     optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
-    layer(torch.ones(8, 1, 64)).sum().backward()
+    layer(torch.ones(8, 1, 64, device=device)).sum().backward()
     optimizer.step()
 
 

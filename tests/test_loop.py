@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,52 +15,31 @@ from trainer.data.loader import Step
 from trainer.data.packing import Pack, StepPlan
 from trainer.events import Events, JsonLines
 from trainer.exits import RunError
-from trainer.loop import StepReport, _note_best, learning_rate, loss_factors, train
+from trainer.loop import _note_best, _report, learning_rate, loss_factors, train
 from trainer.tasks.intermediate import MNLI
 from trainer.tasks.mlm import MLM
 from trainer.tasks.spec import Task
 
 
-def session(device: str, heard: list):
-    return SimpleNamespace(
-        world=SimpleNamespace(device=torch.device(device)),
+def test_what_a_step_reports():
+    heard = []
+    session = SimpleNamespace(
         prepared={"a": None, "b": None},
         engine=SimpleNamespace(memory_bytes=lambda: 7),
         events=Events([heard.append]),
         watch=SimpleNamespace(read=lambda *news: heard.append({"event": "read", "news": news})),
     )
-
-
-def values(step: int):
     plan = StepPlan((Pack(np.array([0, 0, 1]), np.array([1, 2, 3]), 90),), 100, {})
-    sums, factors = torch.tensor([4.0, 3.0, 15.0, 0.25]), {"a": 0.5, "b": 2.0}  # losses, then a rank's own news
-    return step, plan, sums, factors, 1e-3, torch.tensor(1.5), 0.0
-
-
-def test_on_a_cpu_a_step_is_reported_at_once():
-    heard = []
-    StepReport(session("cpu", heard)).add(*values(1))
+    sums = torch.tensor([4.0, 3.0, 15.0, 0.25])  # losses, then a rank's own news
+    figures = {"factors": {"a": 0.5, "b": 2.0}, "rate": 1e-3, "norm": torch.tensor(1.5), "began": time.monotonic() - 3}
+    _report(session, 1, plan, sums, **figures)
     event, read = heard
     assert read["news"] == (1, [15.0, 0.25], event["step_seconds"], event["loss"])
     assert (event["step"], event["loss"], event["grad_norm"]) == (1, 0.5 * 4 + 2 * 3, 1.5)
     assert event["task_loss"] == {"a": 2.0, "b": 3.0} and event["examples"] == {"a": 2, "b": 1}
     assert (event["tokens"], event["pack_fill"], event["memory_bytes"]) == (90, 0.9, 7)
+    assert event["learning_rate"] == 1e-3 and event["step_seconds"] == pytest.approx(3, abs=0.5)
     assert event["useful_tokens_per_second"] == pytest.approx(90 / event["step_seconds"])
-
-
-def test_on_a_gpu_a_step_is_reported_when_the_next_one_is_on_its_way():
-    heard = []
-    report = StepReport(session("cuda", heard))
-    report.add(*values(1))
-    assert heard == []
-    report.add(*values(2))
-    assert [event["step"] for event in heard if event["event"] == "step"] == [1]
-    report.flush()
-    report.flush()
-    first, second = [event for event in heard if event["event"] == "step"]
-    assert (first["step"], second["step"]) == (1, 2)
-    # The second's time is from the first report on: no moment is counted twice.
-    assert second["step_seconds"] < first["step_seconds"]
 
 
 def test_learning_rate_warms_up_and_never_reaches_zero():
@@ -117,15 +97,19 @@ def steps_of(tmp_path, monkeypatch):
     def start(first: int, stop: int = 0) -> SimpleNamespace:
         did.clear()
         overrides = ["train.steps=6", "tasks=[mnli]", "evaluation.every_steps=2", f"run.folder={tmp_path}"]
-        run = session("cpu", did)
-        vars(run).update(
+        run = SimpleNamespace(
+            world=SimpleNamespace(device=torch.device("cpu")),
             config=load_recipe(None, overrides), prepared={"mnli": None}, tasks={"mnli": MNLI}, tokenizer="",
             loader=lambda: itertools.repeat(data), best={}, examples={"mnli": 0}, decay=1.0, did=did,
             first_step=first, total_steps=6, events=Events([events]),
             checkpoints=SimpleNamespace(poll=lambda: None, finish=lambda: did.append("saved")),
         )  # fmt: skip
-        vars(run.engine).update(
-            skipped_steps=lambda: 0, forward_seconds=0.0, step=lambda rate: 1.0, micro_step=lambda *_: torch.ones(1)
+        run.engine = SimpleNamespace(
+            memory_bytes=lambda: 7,
+            skipped_steps=lambda: 0,
+            forward_seconds=0.0,
+            step=lambda rate: 1.0,
+            micro_step=lambda *_: torch.ones(1),
         )
         run.watch = SimpleNamespace(
             stopping=None, timed=zip, extras=lambda seconds: torch.zeros(1),

@@ -90,7 +90,7 @@ class EngineSection:
 @dataclass(frozen=True)
 class KernelsSection:
     layers: str = "fused"  # fused: encoder layers with one query-key-value product and fused dropout | plain
-    attention: str = "auto"  # auto: the fastest that fits | packed_flash | packed_cpu | packed_sdpa
+    attention: str = "auto"  # auto: the fastest that fits | packed_varlen | packed_cpu | packed_sdpa
     compile: str = "auto"  # elementwise parts of fused layers by torch.compile: on | off | auto (on GPUs)
 
 
@@ -159,7 +159,7 @@ CHOICES = {
     "model.heads": ("task", "family"),
     "model.vocabulary": ("auto", "trimmed", "full"),
     "kernels.layers": ("fused", "plain"),
-    "kernels.attention": ("auto", "packed_flash", "packed_cpu", "packed_sdpa"),
+    "kernels.attention": ("auto", "packed_varlen", "packed_cpu", "packed_sdpa"),
     "kernels.compile": ("auto", "on", "off"),
     "data.source": ("hub", "files", "sample"),
     "data.prepare": ("refuse", "auto"),

@@ -33,9 +33,8 @@ PROGRESS_SECONDS = 10.0  # between signs of life of a long evaluation
 def train(session: Session) -> Scores:
     """Run every step that is left, checkpoint, evaluate; the scores at the end, on every rank."""
     config, engine, world = session.config, session.engine, session.world
-    tasks, report = session.tasks, StepReport(session)
+    tasks, watch, steps = session.tasks, session.watch, range(session.first_step, session.total_steps + 1)
     saved_at, scores, skipped = time.monotonic(), None, engine.skipped_steps()
-    watch, steps = session.watch, range(session.first_step, session.total_steps + 1)
     _note_evaluation_before(session)
     for step, data in watch.timed(steps, session.loader()):
         began, plan = time.monotonic(), data.plan
@@ -51,14 +50,14 @@ def train(session: Session) -> Scores:
             session.decay *= 1 - rate * config.train.weight_decay
         session.examples = {name: session.examples[name] + n for name, n in zip(tasks, counts.tolist(), strict=True)}
         news = torch.cat([torch.stack(losses).double().sum(0), watch.extras(engine.forward_seconds).to(world.device)])
-        report.add(step, plan, distributed.sum_over_ranks(news), factors, rate, norm, began)
+        sums = distributed.sum_over_ranks(news)
+        _report(session, step, plan, sums, factors=factors, rate=rate, norm=norm, began=began)
         session.checkpoints.poll()
 
         last = step == session.total_steps
         evaluates = _due(config.evaluation.every_steps, step, last)
         due = evaluates or _due(config.checkpoint.every_steps, step, last) or _time_is_up(session, saved_at)
         if due or watch.stopping:
-            report.flush()  # which may be what tells of a signal
             folder = _save(session, step, plan)
             saved_at = time.monotonic()
             if watch.stopping or last:
@@ -94,54 +93,38 @@ def learning_rate(step: int, total: int, train: TrainSection) -> float:
     return train.learning_rate * shape[train.schedule]
 
 
-class StepReport:
-    """Emits the `step` events.
+def _report(session: Session, step: int, plan: StepPlan, sums: torch.Tensor, **figures: Any) -> None:
+    """Emit the `step` event.
 
-    Reading a value waits for the GPU to have computed it, so there a step is reported when the next one is on its way;
-    on a CPU, at once. `step_seconds` is from the step's start, or from the report before when that is later.
+    Reading a value waits for the GPU to have computed it: not for long, as DeepSpeed has read the norm before.
+
+    Args:
+        sums: over ranks, float64: losses by task, then what `Watch.extras` gives.
+        figures: factors by task, learning rate, norm of the gradients, when the step began.
     """
-
-    def __init__(self, session: Session):
-        self.session, self.late = session, session.world.device.type == "cuda"
-        self.waiting: tuple | None = None
-        self.reported_at = 0.0
-
-    def add(self, *values) -> None:
-        """Take (step, plan, sums over ranks: losses by task, then what `Watch.extras` gives; factors, learning rate,
-        gradient norm, when it began)."""
-        self.flush()
-        self.waiting = values
-        if not self.late:
-            self.flush()
-
-    def flush(self) -> None:
-        """Report the step that waits, if one does."""
-        if self.waiting is None:
-            return
-        (step, plan, news, factors, rate, norm, began), self.waiting = self.waiting, None
-        news, norm, now = news.tolist(), float(norm), time.monotonic()
-        seconds, self.reported_at = now - max(began, self.reported_at), now
-        names = list(self.session.prepared)
-        sums, extras = news[: len(names)], news[len(names) :]
-        loss = sum(factors[name] * total for name, total in zip(names, sums, strict=True))
-        counts = plan.task_counts(len(names)).tolist()
-        self.session.events.emit(
-            "step",
-            step=step,
-            loss=loss,
-            task_loss={name: total / n for name, total, n in zip(names, sums, counts, strict=True) if n},
-            examples={name: n for name, n in zip(names, counts, strict=True)},
-            example_ids_hash=plan.example_ids_hash(),
-            tokens=plan.tokens,
-            pack_fill=plan.fill,
-            learning_rate=rate,
-            grad_norm=norm,
-            step_seconds=seconds,
-            useful_tokens_per_second=plan.tokens / seconds,
-            memory_bytes=self.session.engine.memory_bytes(),
-            compiled_graphs=compiled_graphs(),
-        )
-        self.session.watch.read(step, extras, seconds, loss)
+    factors, names = figures["factors"], list(session.prepared)
+    read, norm = sums.tolist(), float(figures["norm"])
+    seconds = time.monotonic() - figures["began"]
+    losses, extras = read[: len(names)], read[len(names) :]
+    loss = sum(factors[name] * total for name, total in zip(names, losses, strict=True))
+    counts = plan.task_counts(len(names)).tolist()
+    session.events.emit(
+        "step",
+        step=step,
+        loss=loss,
+        task_loss={name: total / n for name, total, n in zip(names, losses, counts, strict=True) if n},
+        examples={name: n for name, n in zip(names, counts, strict=True)},
+        example_ids_hash=plan.example_ids_hash(),
+        tokens=plan.tokens,
+        pack_fill=plan.fill,
+        learning_rate=figures["rate"],
+        grad_norm=norm,
+        step_seconds=seconds,
+        useful_tokens_per_second=plan.tokens / seconds,
+        memory_bytes=session.engine.memory_bytes(),
+        compiled_graphs=compiled_graphs(),
+    )
+    session.watch.read(step, extras, seconds, loss)
 
 
 def _due(every: int | None, step: int, last: bool) -> bool:

@@ -1,6 +1,7 @@
 """Parts of single checks that need no other process."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from tests.launching import DEMO
 from trainer.doctor.all_reduce import LARGE, MEDIUM, affordable, rounds, too_long
-from trainer.doctor.checks.compilers import builds, compiled_code
+from trainer.doctor.checks.compilers import _lacking, builds, compiled_code
 from trainer.doctor.checks.data import _fingerprint
 from trainer.doctor.checks.machine import HARMLESS, installed
 from trainer.doctor.checks.recipe import suits
@@ -59,7 +60,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what a recipe lac
     ("override", "says"),
     [
         ("engine.dtype=fp16", "fp16"),
-        ("kernels.attention=packed_flash", "packed_flash"),
+        ("kernels.attention=packed_varlen", "packed_varlen"),
         ("train.packs_per_step=5", "share evenly"),
     ],
 )
@@ -85,7 +86,10 @@ def test_what_must_be_compiled(tmp_path, monkeypatch):
     overrides = ["engine.config=ds_configs/zero2_offload.json", "kernels.compile=on"]
     found = builds(str(DEMO), overrides)
     assert found["ops"] == {"cpu_adam": False} and found["missing"] == "a C++ compiler and ninja"
-    assert found["kernels"] and not found["compiler"]
+    assert found["kernels"] and found["kernels_lack"] == ["a C compiler"]
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert list(_lacking(on_gpu=True)) == ["a C compiler", "triton", "Python's headers (python3-dev)"]
     built = tmp_path / "cpu_adam" / "cpu_adam.so"
     built.parent.mkdir()
     built.write_bytes(b"")

@@ -173,7 +173,7 @@ def test_data_that_differs_on_one_host(doctor, plant, store, tmp_path):
     assert f"{task} (train) on node2 is not what node1 has" in finding["says"]
 
 
-@pytest.mark.parametrize("override", ["engine.dtype=fp16", "kernels.attention=packed_flash"])
+@pytest.mark.parametrize("override", ["engine.dtype=fp16", "kernels.attention=packed_varlen"])
 def test_a_recipe_for_gpus_on_hosts_without(doctor, override):
     finding = only_failure(doctor(override), "recipe")
     assert override.replace("=", " is ") in finding["says"] and "cpu" in finding["says"].lower()

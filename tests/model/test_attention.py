@@ -3,7 +3,7 @@ import torch
 
 from tests.model.encoders import CONFIGS, tiny_encoder
 from trainer.errors import UserError
-from trainer.model.attention import BACKENDS, CPU, FLASH, SDPA, choose_attention, packed_cpu, packed_flash, packed_sdpa
+from trainer.model.attention import BACKENDS, CPU, FLASH, SDPA, choose_attention, packed_cpu, packed_sdpa, packed_varlen
 from trainer.model.dropout import keep_mask, keep_scale
 
 LENGTHS = (5, 1, 17, 9)
@@ -121,7 +121,7 @@ def test_flash_equals_sdpa():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     tensors = [tensor.requires_grad_() for tensor in queries_keys_values(torch.bfloat16, "cuda")]
-    found = packed_flash(*tensors, cu_seqlens=OFFSETS.cuda(), max_seqlen=17)
+    found = packed_varlen(*tensors, cu_seqlens=OFFSETS.cuda(), max_seqlen=17)
     exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
     expected = packed_sdpa(*exact, lengths=LENGTHS)
     assert torch.allclose(found.float(), expected, atol=0.02)

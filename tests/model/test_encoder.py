@@ -10,8 +10,15 @@ from tests.model.encoders import CONFIGS
 from trainer.config import ModelSection, RunConfig
 from trainer.errors import UserError
 from trainer.model import encoder
-from trainer.model.attention import SDPA
-from trainer.model.encoder import SHAPES, fetch_encoder, load_encoder, load_tokenizer, position_offset
+from trainer.model.attention import BACKENDS, SDPA
+from trainer.model.encoder import (
+    SHAPES,
+    fetch_encoder,
+    load_encoder,
+    load_masked_lm,
+    load_tokenizer,
+    position_offset,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,15 @@ def test_weights_come_from_the_checkpoint(folder):
     assert not any("pooler" in name for name, _ in encoder.named_parameters())
     assert report.loaded == len(list(encoder.parameters())) and report.new == ()
     assert report.ignored and all("lm_head" in name for name in report.ignored)
+
+
+@pytest.mark.parametrize("attention", BACKENDS)
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_models_load_for_every_kind_of_attention(folder, attention, init):
+    """Those of GPUs, too: transformers looks on the hub for a kernel whose name has "flash" in it."""
+    for load in (load_encoder, load_masked_lm):
+        model, *_ = load(recipe(folder, init=init), attention)
+        assert model.config._attn_implementation == attention
 
 
 def test_the_report_in_words(folder):

@@ -82,6 +82,19 @@ def test_candidates_of_other_windows_do_not_compete():
     assert torch.isclose(bank().loss_sum("spans", logits, arrays), expected)
 
 
+def test_the_loss_of_spans_has_a_deterministic_kernel_on_gpus():
+    """torch's for a third dimension (nll_loss2d) has none, and `train.deterministic` would end the run."""
+    units = random_units(TASKS["spans"], 3)
+    arrays = arrays_of(TASKS["spans"], units)
+    logits = torch.randn(len(arrays["rows"]), 2, requires_grad=True)
+    waiting, names = [bank().loss_sum("spans", logits, arrays).grad_fn], set()
+    while waiting:
+        if node := waiting.pop():
+            names.add(node.name())
+            waiting += [below for below, _ in node.next_functions]
+    assert "NllLossBackward0" in names and "NllLoss2DBackward0" not in names
+
+
 def test_sentences_count_equally_whatever_their_words():
     units = random_units(TASKS["tags"], 4)
     arrays = arrays_of(TASKS["tags"], units)

@@ -2,7 +2,7 @@
 
 Three backends, called by fused layers directly and by transformers' own through its attention interface:
 
-    packed_flash   CUDA, bf16 or fp16: one variable-length flash kernel, attention dropout included.
+    packed_varlen  CUDA, bf16 or fp16: one variable-length flash kernel, attention dropout included.
     packed_cpu     CPU: as packed_sdpa, but with cheap dropout masks and one autograd node for the whole pack.
     packed_sdpa    anywhere, any dtype: one scaled_dot_product_attention call a sequence.
 
@@ -21,7 +21,8 @@ from transformers import AttentionInterface
 from trainer.errors import UserError
 from trainer.model.dropout import keep_mask, keep_scale
 
-FLASH, CPU, SDPA = "packed_flash", "packed_cpu", "packed_sdpa"
+# No name with "flash" in it: transformers would look for a kernel of that name on the hub, and load no model.
+FLASH, CPU, SDPA = "packed_varlen", "packed_cpu", "packed_sdpa"
 
 
 def packed_sdpa(query, key, value, *, lengths: Sequence[int], dropout=0.0, scaling=None, **_) -> torch.Tensor:
@@ -33,7 +34,7 @@ def packed_sdpa(query, key, value, *, lengths: Sequence[int], dropout=0.0, scali
     return torch.cat(attended, 1).transpose(0, 1)
 
 
-def packed_flash(query, key, value, *, cu_seqlens, max_seqlen: int, dropout=0.0, scaling=None, **_) -> torch.Tensor:
+def packed_varlen(query, key, value, *, cu_seqlens, max_seqlen: int, dropout=0.0, scaling=None, **_) -> torch.Tensor:
     """torch's public variable-length entry (torch.nn.attention.varlen) has no dropout, which XLM-R trains with, hence
     the operator below it, whose autograd formula is registered."""
     return torch.ops.aten._flash_attention_forward(
@@ -92,7 +93,7 @@ class _DroppedAttention(torch.autograd.Function):
         return *gradients.unbind(0), None, None, None
 
 
-BACKENDS: dict[str, Callable[..., torch.Tensor]] = {FLASH: packed_flash, CPU: packed_cpu, SDPA: packed_sdpa}
+BACKENDS: dict[str, Callable[..., torch.Tensor]] = {FLASH: packed_varlen, CPU: packed_cpu, SDPA: packed_sdpa}
 
 
 def _for_transformers(attend: Callable[..., torch.Tensor]):

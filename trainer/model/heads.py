@@ -61,7 +61,9 @@ def span_loss(logits: torch.Tensor, arrays: Arrays) -> torch.Tensor:
     """Mean of start and end cross-entropy over a window's candidates; logits (m, 2)."""
     absent = logits.new_full((1, 2), float("-inf"), dtype=torch.float32)
     windows = torch.cat([logits.float(), absent])[arrays["index"]]  # (units, L, 2); index -1 is `absent`
-    return F.cross_entropy(windows, arrays["target"], reduction="sum") / 2
+    # Starts and ends as rows: CUDA's kernel for a third dimension is not deterministic, which a recipe may ask for.
+    rows = windows.transpose(1, 2).flatten(0, 1)
+    return F.cross_entropy(rows, arrays["target"].flatten(), reduction="sum") / 2
 
 
 def tagging_loss(logits: torch.Tensor, arrays: Arrays) -> torch.Tensor:

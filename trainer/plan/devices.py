@@ -17,6 +17,8 @@ from trainer.host import available_cores
 SHEETS = {
     "B200": (2.25e15, 8.0e12),
     "H200": (989e12, 4.8e12),
+    "H100 PCIe": (756e12, 2.0e12),
+    "H100 NVL": (835e12, 3.9e12),
     "H100": (989e12, 3.35e12),
     "A100": (312e12, 2.0e12),
     "L40S": (362e12, 0.86e12),

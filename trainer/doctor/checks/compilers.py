@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ def compiled_code(cluster: Cluster) -> Iterator[Finding]:
             else:
                 says = f"{host} will compile DeepSpeed's {op} at the first step, each of its processes waiting"
                 yield warning(says, f"build it now: {build}")
-        if answer["kernels"] and not answer["compiler"]:
+        if answer["kernels"] and (lacks := answer["kernels_lack"]):
             ready = False
-            says = f"{host} has no C compiler, which torch.compile's kernels need"
-            yield failure(says, f"install gcc on {host}, or kernels.compile=off")
+            says = f"{host} lacks {' and '.join(lacks)}, which torch.compile's kernels need"
+            yield failure(says, f"install {' and '.join(lacks)} on {host}, or kernels.compile=off")
     if ready:
         yield passed(f"{', '.join(wanted + ['a compiler for torch.compile'] * kernels)}: there on every host")
 
@@ -58,7 +59,7 @@ def compiled_code(cluster: Cluster) -> Iterator[Finding]:
 @question
 def builds(recipe: str, overrides: list[str]) -> dict[str, Any]:
     """DeepSpeed's operations that a run needs and whether they are built; `locks` of their builds; what is `missing` to
-    build them; whether torch.compile's `kernels` are used, and whether there is a C compiler."""
+    build them; whether torch.compile's `kernels` are used, and what of theirs is not there."""
     from trainer import engine
 
     config = read(recipe, tuple(overrides))
@@ -76,8 +77,18 @@ def builds(recipe: str, overrides: list[str]) -> dict[str, Any]:
         "locks": {op: str(lock) for op in ops if (lock := _extensions() / op / "lock").is_file()},
         "missing": " and ".join(missing),
         "kernels": kernels,
-        "compiler": _compiler("CC", "cc", "gcc", "clang") is not None,
+        "kernels_lack": list(_lacking(on_gpu)),
     }
+
+
+def _lacking(on_gpu: bool) -> Iterator[str]:
+    """Of what torch.compile compiles with; on GPUs Triton builds its launchers in C, as modules for Python."""
+    if _compiler("CC", "cc", "gcc", "clang") is None:
+        yield "a C compiler"
+    if on_gpu and importlib.util.find_spec("triton") is None:
+        yield "triton"
+    if on_gpu and not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        yield "Python's headers (python3-dev)"
 
 
 def _compiler(variable: str, *names: str) -> str | None:
