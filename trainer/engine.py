@@ -249,8 +249,8 @@ class Engine:
         return sums
 
     def step(self, learning_rate: float) -> float | torch.Tensor:
-        """The optimizer step that ends the last micro-step; gives the gradient norm before clipping, which is not
-        waited for."""
+        """The optimizer step that ends the last micro-step; gives the gradient norm before clipping, on the device
+        where DeepSpeed leaves it there."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = None
