@@ -132,3 +132,14 @@ def test_a_later_format_is_refused(run):
         checkpoint.read_state(step)
     (step / "state.json").write_text("{}")
     assert checkpoint.read_state(step)["format"] == 1
+
+
+def test_a_checkpoint_that_is_deleted_is_never_one_that_lacks_files(run, monkeypatch):
+    """Killed at any moment of the deletion, no folder is left that looks complete."""
+    folder, make = run
+    make(10, 20, 30)
+    seen = []
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: seen.append(path.name))
+    checkpoint.prune(folder, newest=30, keep=1, best=None)
+    assert sorted(set(seen)) == [".step-10.partial", ".step-20.partial"]
+    assert [path.name for path in checkpoint.checkpoint_folders(folder)] == ["step-30"]

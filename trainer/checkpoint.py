@@ -170,16 +170,18 @@ def prune(run: Path, newest: int, keep: int, best: int | None) -> None:
 
     Those of later steps go, too: a run only ever writes an earlier step when it has found the later ones damaged.
     """
+    sweep(run)
     folders = checkpoint_folders(run)
     good = [folder for folder in folders if step_of(folder) <= newest]
     for folder in folders:
         if folder not in good[-keep:] and not (folder in good and step_of(folder) == best) and not _is_held(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            # Gone in one instant: killed while it deletes, a run would leave a checkpoint that lacks files.
+            os.replace(folder, folder.with_name(f".{folder.name}.partial"))
     sweep(run)
 
 
 def sweep(run: Path) -> None:
-    """Delete what interrupted saves left; none may be going on."""
+    """Delete what interrupted saves and `prune` left; no save may be going on."""
     for partial in (run / "checkpoints").glob(".step-*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
