@@ -8,19 +8,12 @@ from typing import Any
 
 import torch
 
+from trainer.plan.devices import SHEETS
+
 SIZES = {"cuda": (4096, 8192, 16384), "cpu": (512, 1024, 2048)}  # of square products; the best one counts
 COPY_BYTES = {"cuda": 2 << 30, "cpu": 256 << 20}
-# Dense tensor-core rates of bf16 and fp16 in NVIDIA's data sheets, FLOP/s.
-DATA_SHEET = {
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "V100": 125e12,
-}
+KNOWN = ("H100 PCIe", "H100 NVL", "H100", "H200", "B200", "A100", "L40S", "V100")
+DATA_SHEET = {name: SHEETS[name][0] for name in KNOWN}  # FLOP/s, dense, of bf16 and fp16
 
 
 def measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> dict[str, Any]:

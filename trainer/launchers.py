@@ -22,7 +22,7 @@ from pathlib import Path
 
 from trainer import hosts, slurm
 from trainer.errors import UserError
-from trainer.gpus import gpus_of_node
+from trainer.gpus import gpus_of_node, wanted
 from trainer.hosts import Host
 from trainer.running import Running
 
@@ -200,7 +200,7 @@ def _on_visible_gpus(launcher: Launcher, environ: Mapping[str, str]) -> Launcher
     """
     visible, count = environ.get("CUDA_VISIBLE_DEVICES", ""), _number(launcher.words, _PROCESSES)
     devices = visible.split(",")
-    if not visible or not count or environ.get("DS_ACCELERATOR") == "cpu" or not gpus_of_node():
+    if not visible or not count or not wanted(environ) or not gpus_of_node():
         return launcher
     if count > len(devices) or not all(map(str.isdigit, devices)):
         what = f"deepspeed cannot start {count} processes on the GPUs of CUDA_VISIBLE_DEVICES={visible}"

@@ -93,18 +93,27 @@ def learning_rate(step: int, total: int, train: TrainSection) -> float:
     return train.learning_rate * shape[train.schedule]
 
 
-def _report(session: Session, step: int, plan: StepPlan, sums: torch.Tensor, **figures: Any) -> None:
+def _report(
+    session: Session,
+    step: int,
+    plan: StepPlan,
+    sums: torch.Tensor,
+    *,
+    factors: Mapping[str, float],
+    rate: float,
+    norm: float | torch.Tensor,
+    began: float,
+) -> None:
     """Emit the `step` event.
 
     Reading a value waits for the GPU to have computed it: not for long, as DeepSpeed has read the norm before.
 
     Args:
         sums: over ranks, float64: losses by task, then what `Watch.extras` gives.
-        figures: factors by task, learning rate, norm of the gradients, when the step began.
+        factors: of the losses, by task; rate: of learning; norm: of the gradients; began: the step, by time.monotonic.
     """
-    factors, names = figures["factors"], list(session.prepared)
-    read, norm = sums.tolist(), float(figures["norm"])
-    seconds = time.monotonic() - figures["began"]
+    names, read, norm = list(session.prepared), sums.tolist(), float(norm)
+    seconds = time.monotonic() - began
     losses, extras = read[: len(names)], read[len(names) :]
     loss = sum(factors[name] * total for name, total in zip(names, losses, strict=True))
     counts = plan.task_counts(len(names)).tolist()
@@ -117,7 +126,7 @@ def _report(session: Session, step: int, plan: StepPlan, sums: torch.Tensor, **f
         example_ids_hash=plan.example_ids_hash(),
         tokens=plan.tokens,
         pack_fill=plan.fill,
-        learning_rate=figures["rate"],
+        learning_rate=rate,
         grad_norm=norm,
         step_seconds=seconds,
         useful_tokens_per_second=plan.tokens / seconds,
